@@ -1,0 +1,37 @@
+"""mpipe: streaming pipelines on all cores, with backpressure, exact counts and no lost items.
+
+The layers, each importing only those after it:
+
+    cli           what people look at in a terminal
+    pipeline run  the builder and the handle of a run
+    engines       ways to run a plan: processes, inline
+    runtime       the coordinator and the workers
+    transport     channels of frames in shared memory, the board of counters
+    policy        decisions without processes or clocks
+    plan graph stage stats errors    plain values
+"""
+
+from .engines.base import DeadLetter as DeadLetter
+from .errors import Cancelled as Cancelled
+from .errors import Closed as Closed
+from .errors import CoordinatorDied as CoordinatorDied
+from .errors import Full as Full
+from .errors import GraphError as GraphError
+from .errors import ItemError as ItemError
+from .errors import MPipeError as MPipeError
+from .errors import OptionError as OptionError
+from .errors import StageError as StageError
+from .errors import Timeout as Timeout
+from .errors import WorkerDied as WorkerDied
+from .pipeline import Pipeline as Pipeline
+from .pipeline import imap as imap
+from .run import Outputs as Outputs
+from .run import Run as Run
+from .stage import Stage as Stage
+from .stats import EdgeStats as EdgeStats
+from .stats import Latency as Latency
+from .stats import StageStats as StageStats
+from .stats import Stats as Stats
+from .stats import WorkerStats as WorkerStats
+
+__version__ = "0.1.0"

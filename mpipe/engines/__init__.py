@@ -1,0 +1,1 @@
+"""Ways to run a plan; each module is one engine with the same contract (see `base`)."""

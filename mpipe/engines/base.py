@@ -1,0 +1,127 @@
+"""The contract of an engine: what `Run` asks of whatever runs the plan."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..plan import Plan
+from ..stats import Stats
+
+
+class Event(Protocol):
+    """What `start(cancel=...)` takes: a `threading.Event`, a `multiprocessing.Event` or the like."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An item that a stage gave up on under `on_error="dead_letter"`.
+
+    `item` is the stage's input (None where `error` says that it cannot be had any more), `position`
+    its place in the source, `attempts` how often it was tried, `error` the exception in one line and
+    `traceback` the worker's own.
+    """
+
+    stage: str
+    item: Any
+    error: str
+    traceback: str
+    attempts: int
+    position: str
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Checked options of `Pipeline.start`; see there."""
+
+    results: bool = False
+    deadline: float | None = None
+    cancel: Event | None = None
+    start_method: str = "fork"
+    max_item_bytes: int = 1 << 30
+
+
+class Engine(Protocol):
+    """Runs one plan once. Methods may be called from several threads of the caller."""
+
+    def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
+        """Send each item to each of the stages `targets`; return when all are in their buffers.
+
+        Raises `Full` with the items that no target accepted, `ItemError`, or the run's failure.
+        """
+
+    def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
+        """Pull `source` as fast as the stages allow and yield results; `ordered`: in source order."""
+
+    def close(self) -> None:
+        """No more input: let each stage end when its buffer is empty."""
+
+    def results(self) -> Iterator[Any]:
+        """Yield outputs of the terminal stages until the run ends; raise its failure."""
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Yield the dead letters that have arrived and were not yielded before."""
+
+    def stats(self) -> Stats:
+        """A snapshot, the last one once the run has ended."""
+
+    def drain(self, timeout: float | None) -> Stats:
+        """Close, wait for the end, release everything; raise the run's failure or `Timeout`."""
+
+    def cancel(self) -> None:
+        """Stop now and release everything; does nothing after the end."""
+
+
+class Deadline:
+    """A point in time to wait for, or never (`seconds` is None)."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def remaining(self, at_most: float) -> float:
+        """Seconds left, between 0 and `at_most`."""
+        if self._end is None:
+            return at_most
+        return max(0.0, min(at_most, self._end - time.monotonic()))
+
+    @property
+    def passed(self) -> bool:
+        return self._end is not None and time.monotonic() >= self._end
+
+
+def make_engine(name: str, plan: Plan, options: RunOptions) -> Engine:
+    """Start the engine called `name` (checked before) on `plan`."""
+    if name == "inline":
+        from .inline import InlineEngine
+
+        return InlineEngine(plan, options)
+    from .processes import ProcessesEngine
+
+    return ProcessesEngine(plan, options)
+
+
+def watch(options: RunOptions, stop: Any) -> threading.Event:
+    """Call `stop(reason)` from a thread when the deadline passes or the cancel event is set.
+
+    Returns an event that ends the watch; does not start a thread when there is nothing to watch.
+    """
+    ended = threading.Event()
+    if options.deadline is None and options.cancel is None:
+        return ended
+    deadline = Deadline(options.deadline)
+
+    def wait() -> None:
+        slice_s = 3600.0 if options.cancel is None else 0.02
+        while not ended.wait(deadline.remaining(slice_s)):
+            if options.cancel is not None and options.cancel.is_set():
+                return stop("its cancel event was set")
+            if deadline.passed:
+                return stop(f"its deadline of {options.deadline:g} s passed")
+
+    threading.Thread(target=wait, name="mpipe-watch", daemon=True).start()
+    return ended

@@ -1,0 +1,232 @@
+"""The builder: a pipeline is a value that is described, checked, printed and started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .engines.base import RunOptions, make_engine
+from .errors import GraphError, OptionError
+from .graph import Graph, unknown_stage
+from .plan import make_plan
+from .run import Outputs, Run
+from .stage import Kind, StageSpec, make_spec
+
+ENGINES = ("processes", "inline")
+START_METHODS = ("fork", "spawn")
+
+
+class Pipeline:
+    """A graph of named stages. Describe it with `add_*` and `connect`; then `start` or `run` it.
+
+    The same pipeline may be started any number of times; each start is a run of its own.
+    """
+
+    def __init__(self, name: str = "pipeline") -> None:
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise OptionError(f"a pipeline's name must be a non-empty, printable str, not {name!r}")
+        self.name = name
+        self._stages: dict[str, StageSpec] = {}
+        self._edges: list[tuple[str, str]] = []
+
+    def add_stage(self, name: str, fn: Any, **options: Any) -> Pipeline:
+        """Add a stage that runs `fn`: a function `item -> items`, an `mpipe.Stage`, or a factory of one.
+
+        `fn(item)` returns a list, tuple, generator or iterator of outputs, or `None` for none.
+        Options (checked here; an unknown or bad one raises `OptionError`):
+
+        - `workers` (None): exactly so many processes; None leaves the number to mpipe.
+        - `buffer_size` (1000): most items that wait in front of the stage.
+        - `drop_on_full` (False): items that find the buffer full are dropped and counted.
+        - `on_error` ("raise"): fail the run; "skip": count, log and go on; "dead_letter": as "skip",
+          and hand the item to `run.dead_letters()`.
+        - `retries` (0): further attempts for an item that raised.
+        - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
+        - `max_crashes` (3): an item that kills so many workers counts as failed.
+        """
+        return self._add(name, fn, "flat", options)
+
+    def add_map(self, name: str, fn: Callable[[Any], Any], **options: Any) -> Pipeline:
+        """Add a stage with one output per item, `fn(item)`. Options as in `add_stage`."""
+        return self._add(name, fn, "map", options)
+
+    def add_filter(self, name: str, predicate: Callable[[Any], Any], **options: Any) -> Pipeline:
+        """Add a stage that passes the items for which `predicate(item)` is true. Options as above."""
+        return self._add(name, predicate, "filter", options)
+
+    def _add(self, name: str, fn: Any, kind: Kind, options: dict[str, Any]) -> Pipeline:
+        spec = make_spec(name, fn, kind, options)
+        if name in self._stages:
+            raise GraphError(f"there is already a stage {name!r}; names must be unique")
+        self._stages[name] = spec
+        return self
+
+    def connect(self, source: str, target: str) -> Pipeline:
+        """Send the outputs of stage `source` to stage `target`.
+
+        Connect a source again to send each output to several stages; connect several sources to
+        one target to merge them. Names are looked up when the pipeline starts.
+        """
+        for name in (source, target):
+            if not isinstance(name, str):
+                raise GraphError(f"connect takes names of stages, not {name!r}")
+        if (source, target) in self._edges:
+            raise GraphError(f"{source!r} is already connected to {target!r}")
+        if source == target:
+            raise GraphError(f"stage {source!r} cannot feed itself; a pipeline must be acyclic")
+        self._edges.append((source, target))
+        return self
+
+    @property
+    def graph(self) -> Graph:
+        """The graph as described so far, not yet checked."""
+        return Graph(self.name, tuple(self._stages.values()), tuple(self._edges))
+
+    def start(
+        self,
+        engine: str = "processes",
+        *,
+        results: bool = False,
+        deadline: float | None = None,
+        cancel: Any = None,
+        start_method: str = "fork",
+        max_item_bytes: int = 1 << 30,
+    ) -> Run:
+        """Check the graph, start its workers and return the `Run` that takes items.
+
+        - `engine`: "processes", or "inline" to run everything in this process, to debug.
+        - `results`: keep the terminal stages' outputs for `run.results()`.
+        - `deadline`: seconds after which the run is cancelled.
+        - `cancel`: an event (`is_set()`) that cancels the run when set.
+        - `start_method`: "fork" workers from the clean coordinator, or "spawn" fresh interpreters.
+        - `max_item_bytes`: largest pickled size of an item.
+
+        Raises `GraphError` or `OptionError` at once, before any process is started.
+        """
+        options = _run_options(engine, results, deadline, cancel, start_method, max_item_bytes)
+        graph = self.graph
+        graph.validate()
+        return Run(graph, make_engine(engine, make_plan(graph, cores()), options), results)
+
+    def run(self, items: Iterable[Any], engine: str = "processes", **options: Any) -> Outputs:
+        """Run a whole iterable through and iterate the terminal stages' outputs as they come.
+
+        The iterable is pulled lazily, by a thread of this process, as fast as the stages take
+        its items. Takes the options of `start`, except `results`. The iterator's `stats()` tell
+        how the run is going; closing it early cancels the run.
+        """
+        return self._stream(items, engine, options, ordered=False)
+
+    def _stream(
+        self, items: Iterable[Any], engine: str, options: dict[str, Any], ordered: bool
+    ) -> Outputs:
+        source = iter(items)
+        if "results" in options:
+            raise OptionError("run always yields the results; leave out results=")
+        graph = self.graph
+        graph.validate()
+        checked = _run_options(engine, True, **{**_defaults(), **_known(options)})
+        running = make_engine(engine, make_plan(graph, cores()), checked)
+        return Outputs(running, running.stream(source, ordered))
+
+    def to_mermaid(self) -> str:
+        """The graph as a Mermaid flowchart, for documentation."""
+        ids = {name: f"s{i}" for i, name in enumerate(self._stages)}
+        lines = ["flowchart LR"]
+        for name, spec in self._stages.items():
+            label = name.replace('"', "#quot;")
+            lines.append(f'    {ids[name]}["{label} x {spec.workers or "auto"}"]')
+        for source, target in self._edges:
+            for name in (source, target):
+                if name not in ids:
+                    raise GraphError(unknown_stage(name, ids))
+            lines.append(f"    {ids[source]} -->|{self._stages[target].buffer_size}| {ids[target]}")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        lines = [f"Pipeline({self.name!r})"]
+        for name, spec in self._stages.items():
+            targets = ", ".join(target for source, target in self._edges if source == name)
+            workers = spec.workers or "auto"
+            lines.append(
+                f"  {name}: workers={workers} buffer_size={spec.buffer_size} -> {targets or 'out'}"
+            )
+        return "\n".join(lines)
+
+
+def imap(
+    fn: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    workers: int | None = None,
+    ordered: bool = True,
+    engine: str = "processes",
+    **options: Any,
+) -> Outputs:
+    """Map `fn` over `items` on all cores, lazily; yields `fn(item)` in source order.
+
+    `ordered=False` yields each result as soon as it is there. Takes the options of `add_map`.
+    """
+    if not isinstance(ordered, bool):
+        raise OptionError(f"imap: ordered must be True or False, not {ordered!r}")
+    pipeline = Pipeline("imap").add_map("map", fn, workers=workers, **options)
+    return pipeline._stream(items, engine, {}, ordered)
+
+
+def cores() -> int:
+    """Number of CPU cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _defaults() -> dict[str, Any]:
+    return {
+        "deadline": None,
+        "cancel": None,
+        "start_method": "fork",
+        "max_item_bytes": 1 << 30,
+    }
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    for key in options:
+        if key not in _defaults():
+            raise OptionError(
+                f"run: unknown option {key!r}; valid options: {', '.join(_defaults())}"
+            )
+    return options
+
+
+def _run_options(
+    engine: str,
+    results: bool,
+    deadline: float | None,
+    cancel: Any,
+    start_method: str,
+    max_item_bytes: int,
+) -> RunOptions:
+    def check(good: bool, name: str, expects: str, value: object) -> None:
+        if not good:
+            raise OptionError(f"start: {name} must be {expects}, not {value!r}")
+
+    number = isinstance(deadline, (int, float)) and not isinstance(deadline, bool)
+    check(engine in ENGINES, "engine", " or ".join(map(repr, ENGINES)), engine)
+    check(isinstance(results, bool), "results", "True or False", results)
+    check(deadline is None or number and deadline > 0, "deadline", "seconds above 0", deadline)
+    check(cancel is None or hasattr(cancel, "is_set"), "cancel", "an event with is_set()", cancel)
+    check(
+        start_method in START_METHODS,
+        "start_method",
+        " or ".join(map(repr, START_METHODS)),
+        start_method,
+    )
+    whole = isinstance(max_item_bytes, int) and not isinstance(max_item_bytes, bool)
+    check(
+        whole and 4096 <= max_item_bytes <= 1 << 36,
+        "max_item_bytes",
+        "a number of bytes from 4096 to 2**36",
+        max_item_bytes,
+    )
+    return RunOptions(results, deadline, cancel, start_method, max_item_bytes)

@@ -1,0 +1,61 @@
+"""From the user's graph to what an engine runs: pools of workers and the channels between them.
+
+Pure: a graph and a number of cores in, a plan out. The first plan is simple: one pool a stage;
+the stages that leave `workers` open share the cores evenly, at least one worker each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from .graph import Graph
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A graph whose every stage has a number of workers; `graph.stages` are in topological order.
+
+    A *seat* is a place for one worker process. Seats are numbered through the plan: those of the
+    first stage, then those of the second, and so on; `first_seat[i]` is the number of the first
+    seat of stage `i`.
+    """
+
+    graph: Graph
+    workers: tuple[int, ...]
+
+    @property
+    def first_seat(self) -> tuple[int, ...]:
+        starts = [0]
+        for count in self.workers:
+            starts.append(starts[-1] + count)
+        return tuple(starts[:-1])
+
+    @property
+    def seats(self) -> int:
+        """Number of worker processes."""
+        return sum(self.workers)
+
+    @property
+    def index(self) -> Mapping[str, int]:
+        """Each stage's place in `graph.stages`, by name."""
+        return {stage.name: i for i, stage in enumerate(self.graph.stages)}
+
+    def seats_of(self, stage: int) -> range:
+        """Numbers of the seats of stage `stage`."""
+        start = self.first_seat[stage]
+        return range(start, start + self.workers[stage])
+
+    def stage_of(self, seat: int) -> int:
+        """Index of the stage that seat `seat` works for."""
+        return max(i for i, start in enumerate(self.first_seat) if start <= seat)
+
+
+def make_plan(graph: Graph, cores: int) -> Plan:
+    """Give every stage of a valid graph its pool; `workers=k` is obeyed to the letter."""
+    stages = graph.topological()
+    open_stages = [stage.name for stage in stages if stage.workers is None]
+    share, rest = divmod(cores, len(open_stages)) if open_stages else (0, 0)
+    counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
+    workers = tuple(stage.workers or counts[stage.name] for stage in stages)
+    return Plan(replace(graph, stages=stages), workers)

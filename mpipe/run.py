@@ -1,0 +1,129 @@
+"""The handle of a running pipeline: checks what the caller asks, then asks the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, cast
+
+from .engines.base import DeadLetter, Engine
+from .errors import GraphError, OptionError
+from .graph import Graph, unknown_stage
+from .stats import Stats
+
+
+class Run:
+    """A started pipeline. Use it in a `with` block: leaving drains, leaving by exception cancels.
+
+    All methods may be called from several threads.
+    """
+
+    def __init__(self, graph: Graph, engine: Engine, has_results: bool) -> None:
+        self._graph = graph
+        self._engine = engine
+        self._has_results = has_results
+        self._cancelled = False
+
+    def push(self, *items: Any, stage: str | None = None, timeout: float | None = None) -> None:
+        """Send items to every stage without a predecessor, or only to `stage`.
+
+        Blocks while a buffer is full; with `timeout` (seconds) raises `Full`, whose `items` were
+        not accepted. Returns when every item is in its stage's buffer. Raises `Closed` after
+        `close` or `drain`, `ItemError` for an item that cannot be pickled or is too large (where
+        the stage says `on_error="raise"`), and the run's failure if it has failed.
+        """
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise OptionError(f"push: timeout must be seconds, 0 or more, not {timeout!r}")
+        targets = self._graph.sources
+        if stage is not None:
+            if stage not in targets:
+                raise GraphError(self._not_a_source(stage))
+            targets = (stage,)
+        self._engine.push(items, targets, timeout)
+
+    def _not_a_source(self, stage: str) -> str:
+        names = [spec.name for spec in self._graph.stages]
+        if stage not in names:
+            return f"push: {unknown_stage(stage, names)}"
+        sources = ", ".join(map(repr, self._graph.sources))
+        return f"push: stage {stage!r} is fed by other stages; push goes to: {sources}"
+
+    def close(self) -> None:
+        """Say that there is no more input; the stages finish what they have. May be repeated."""
+        self._engine.close()
+
+    def results(self) -> Iterator[Any]:
+        """Iterate the terminal stages' outputs as they come; ends when the run does.
+
+        Needs `start(results=True)`. Results that nobody reads fill their buffer and then hold the
+        stages back, up to `push`; `drain` raises rather than wait for them for ever.
+        """
+        if not self._has_results:
+            raise OptionError("results: start the pipeline with start(results=True) to keep them")
+        return self._engine.results()
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Iterate the dead letters that have arrived since the last call; also after the end."""
+        return self._engine.dead_letters()
+
+    def stats(self) -> Stats:
+        """Counters and latencies now, or at the end once the run has ended. Disturbs no worker."""
+        return self._engine.stats()
+
+    def drain(self, timeout: float | None = None) -> Stats:
+        """Close, wait until all items are done, release everything, return the final `Stats`.
+
+        Raises the run's failure, `Cancelled`, or `Timeout` after `timeout` seconds (the run then
+        goes on, and may be drained again).
+        """
+        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
+            raise OptionError(f"drain: timeout must be seconds, 0 or more, not {timeout!r}")
+        return self._engine.drain(timeout)
+
+    def cancel(self) -> None:
+        """Stop now: workers tear down, what was in flight stays counted in `stats()`."""
+        self._cancelled = True
+        self._engine.cancel()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if exc_type is not None:
+            self._engine.cancel()
+        elif not self._cancelled:
+            self._engine.drain(None)
+
+
+class Outputs(Iterator[Any]):
+    """The outputs of `Pipeline.run` or `imap`, as they come. Closing it early cancels the run."""
+
+    def __init__(self, engine: Engine, outputs: Iterator[Any]) -> None:
+        self._engine = engine
+        self._outputs = outputs
+
+    def __next__(self) -> Any:
+        return next(self._outputs)
+
+    def stats(self) -> Stats:
+        """Counters and latencies now, or at the end once all outputs were taken."""
+        return self._engine.stats()
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        """Iterate the dead letters that have arrived since the last call; also after the end."""
+        return self._engine.dead_letters()
+
+    def close(self) -> None:
+        """Stop the run, if it still goes on, and release everything."""
+        cast(Any, self._outputs).close()
+
+    def __enter__(self) -> Outputs:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,1 @@
+"""What runs in the other processes: the coordinator and the workers."""

@@ -1,0 +1,321 @@
+"""How a stage's function is applied to items; the same code runs in workers and inline.
+
+The kernel calls the function, checks what it returns, retries, gives up and measures. Where
+outcomes go is the `Outlet`'s business; it may block there, and that time is not service time.
+
+For the same items the kernel hands on the same outputs in the same order, wherever it flushes:
+recovery after a crash counts on it. So an item that fails midway keeps the outputs it had given.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+import traceback
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from ..engines.base import DeadLetter
+from ..errors import ItemError, StageError
+from ..policy.retry import delay_before
+from ..stage import Stage, StageSpec, needs_memory
+
+FLUSH_NS = 2_000_000
+"""Longest that an output of a slow iterator is kept back, in nanoseconds."""
+
+Careful = Callable[[int], "str | None"]
+"""Called before each item of a frame that a worker died on; returns why to give the item up."""
+
+
+class Unsendable(Exception):
+    """Raised by `Outlet.emit` before it sends anything: output number `index` cannot travel."""
+
+    def __init__(self, index: int, error: ItemError) -> None:
+        super().__init__(index, error)
+        self.index = index
+        self.error = error
+
+
+class Outlet(Protocol):
+    """Where a kernel's outcomes go."""
+
+    waited_ns: int
+    """Time spent so far waiting for room."""
+    flush_items: int
+    """How many outputs to collect before handing them on."""
+
+    def emit(self, outputs: list[Any]) -> None:
+        """Send outputs to every stage downstream: all or, raising `Unsendable`, none."""
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        """Hand a given-up item to the caller."""
+
+    def log(self, message: str) -> None:
+        """Tell the caller's log about a skipped item."""
+
+
+@dataclass
+class Tally:
+    """What happened to the items of one frame, in items."""
+
+    processed: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+    retried: int = 0
+    emitted: int = 0
+
+
+class Kernel:
+    """Applies one stage's function in one process.
+
+    `position` names the item at an index of the frame in hand, for messages; after `run`, `tally`
+    counts what happened and `durations` holds each item's service time in nanoseconds.
+    """
+
+    def __init__(self, spec: StageSpec, worker: int, outlet: Outlet) -> None:
+        self.spec = spec
+        self.worker = worker
+        self.outlet = outlet
+        self.position: Callable[[int], str] = "item {}".format
+        self.stage: Stage | None = None
+        self._fn: Callable[[Any], Any] = spec.fn
+        self._apply = {"flat": self._flat, "map": self._map, "filter": self._filter}[spec.kind]
+        self._outputs: list[Any] = []
+        self._reset([])
+
+    def _reset(self, items: Sequence[Any]) -> None:
+        self.tally = Tally()
+        self.durations: list[int] = []
+        self._items = items
+        self._outputs.clear()
+        self._ends: list[int] = []  # len(_outputs) after each item since the last flush
+        self._done = 0  # items completed before the last flush
+        self._failed: set[int] = set()
+        self._given = 0  # outputs of an iterator that failed midway, until the item is settled
+        self._last_flush = time.perf_counter_ns()
+
+    def open(self) -> None:
+        """Make and set up the stage; raises `StageError` when that fails."""
+        spec = self.spec
+        try:
+            stage = spec.fn() if spec.is_factory else spec.fn
+            if isinstance(stage, Stage):
+                self.stage = stage
+                self._fn = stage.process
+                stage.setup()
+            elif spec.is_factory:
+                raise TypeError(
+                    f"the factory returned a {type(stage).__name__}, not an mpipe.Stage; "
+                    f"a function that handles items must take one argument"
+                )
+        except (Exception, SystemExit) as error:
+            raise self._error("could not be set up", error) from error
+
+    @property
+    def stateful(self) -> bool:
+        """Whether outputs depend on what this worker remembers."""
+        return self.stage is not None and needs_memory(self.stage)
+
+    def close(self) -> None:
+        """Tear the stage down, once; raises `StageError` when that fails."""
+        stage, self.stage = self.stage, None
+        if stage is not None:
+            try:
+                stage.teardown()
+            except (Exception, SystemExit) as error:
+                raise self._error("could not be torn down", error) from error
+
+    def run(self, items: Sequence[Any], careful: Careful | None = None) -> None:
+        """Handle the items of one frame; raises `StageError` when one fails and `on_error="raise"`."""
+        self._reset(items)
+        apply, outputs, outlet = self._apply, self._outputs, self.outlet
+        clock, collect = time.perf_counter_ns, self.durations.append
+        last, waited = clock(), outlet.waited_ns
+        for index, item in enumerate(items):
+            try:
+                if careful is None or not self._condemned(index, careful):
+                    apply(item, 0)
+            except (Exception, SystemExit) as error:
+                self._retry(index, error)
+            self._ends.append(len(outputs))
+            now = clock()
+            collect(now - last - (outlet.waited_ns - waited))
+            if len(outputs) >= outlet.flush_items:
+                self._flush()
+                now = clock()
+            last, waited = now, outlet.waited_ns
+        self._flush()
+        self.tally.processed = len(items) - self.tally.failed
+
+    def finish(self) -> None:
+        """Emit what the stage kept; raises `StageError` when its `finish` fails."""
+        self._reset([])
+        if self.stage is not None:
+            try:
+                self._take(self.stage.finish(), 0)
+                self._flush()
+            except (Exception, SystemExit) as error:
+                raise self._error("failed in finish()", error) from error
+
+    # One item: its outputs are added to `_outputs`, less the first `skip`.
+
+    def _map(self, item: Any, skip: int) -> None:
+        self._outputs.append(self._fn(item))
+
+    def _filter(self, item: Any, skip: int) -> None:
+        if self._fn(item):
+            self._outputs.append(item)
+
+    def _flat(self, item: Any, skip: int) -> None:
+        result = self._fn(item)
+        kind = type(result)
+        if kind is list or kind is tuple:
+            self._outputs.extend(result)
+        elif result is not None:
+            self._take(result, skip)
+
+    def _take(self, result: Any, skip: int) -> None:
+        check_result(result)
+        if isinstance(result, (list, tuple)):
+            self._outputs.extend(result)
+        elif result is not None:
+            self._drain(iter(result), skip)
+
+    def _drain(self, iterator: Iterator[Any], skip: int) -> None:
+        """Consume an iterator lazily: hand on what it gave whenever that is much, or old."""
+        outputs, clock, size = self._outputs, time.perf_counter_ns, 1
+        for _ in islice(iterator, skip):
+            pass
+        self._given = skip
+        while True:
+            before, start = len(outputs), clock()
+            try:
+                outputs.extend(islice(iterator, size))
+            finally:  # extend keeps what came before an exception
+                self._given += len(outputs) - before
+            if len(outputs) - before < size:
+                break
+            now = clock()
+            if len(outputs) >= self.outlet.flush_items or now - self._last_flush > FLUSH_NS:
+                self._flush()
+            quick = (now - start) * 4 < FLUSH_NS
+            size = min(size * 2, self.outlet.flush_items) if quick else max(1, size // 2)
+        self._given = 0
+
+    # Failures.
+
+    def _retry(self, index: int, error: BaseException) -> None:
+        """Try an item again as often as the stage allows, then give it up."""
+        attempt = 1
+        while attempt <= self.spec.retries and not isinstance(error, ItemError):
+            attempt += 1
+            self.tally.retried += 1
+            time.sleep(delay_before(attempt, self.spec.retry_delay))
+            try:
+                self._apply(self._items[index], self._given)
+                return
+            except (Exception, SystemExit) as again:
+                error = again
+        self._given = 0
+        self._give_up(index, error, attempt)
+
+    def _condemned(self, index: int, careful: Careful) -> bool:
+        reason = careful(index)
+        if reason is not None:
+            self._give_up(index, ItemError(reason), self.spec.max_crashes)
+        return reason is not None
+
+    def _give_up(self, index: int, error: BaseException, attempts: int) -> None:
+        if index in self._failed:
+            return
+        self._failed.add(index)
+        where = f"failed on {self.position(index)}"
+        if attempts > 1:
+            where += f" after {attempts} attempts"
+        failure = self._error(where, error, self.position(index), attempts)
+        if self.spec.on_error == "raise":
+            raise failure from error
+        self.tally.failed += 1
+        if self.spec.on_error == "dead_letter":
+            self.tally.dead_lettered += 1
+            self.outlet.dead_letter(
+                DeadLetter(
+                    self.spec.name,
+                    self._items[index],
+                    _one_line(error),
+                    failure.remote_traceback,
+                    attempts,
+                    failure.position,
+                )
+            )
+        else:
+            self.outlet.log(str(failure.args[0]))
+
+    def _error(
+        self, what: str, error: BaseException, position: str = "", attempts: int = 1
+    ) -> StageError:
+        message = f"stage {self.spec.name!r} (worker {self.worker}) {what}: {_one_line(error)}"
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return StageError(message, self.spec.name, self.worker, position, attempts, trace)
+
+    # Outputs.
+
+    def _flush(self) -> None:
+        """Hand the collected outputs on; an item with an output that cannot travel fails."""
+        outputs, aborted = self._outputs, None
+        while outputs:
+            try:
+                self.outlet.emit(outputs)
+                break
+            except Unsendable as bad:
+                aborted = self._withdraw(bad) or aborted
+        self.tally.emitted += len(outputs)
+        self._done += len(self._ends)
+        outputs.clear()
+        self._ends.clear()
+        self._last_flush = time.perf_counter_ns()
+        if aborted is not None:
+            raise aborted
+
+    def _withdraw(self, bad: Unsendable) -> ItemError | None:
+        """Take an output that cannot travel, and its item's later ones, out of the batch.
+
+        Returns the error when it belongs to the item that is being handled now.
+        """
+        owner = bisect_right(self._ends, bad.index)
+        stop = self._ends[owner] if owner < len(self._ends) else len(self._outputs)
+        del self._outputs[bad.index : stop]
+        gone = stop - bad.index
+        self._ends[owner:] = [end - gone for end in self._ends[owner:]]
+        if owner == len(self._ends):
+            return bad.error
+        self._give_up(self._done + owner, bad.error, 1)
+        return None
+
+
+def check_result(result: Any) -> None:
+    """Raise `TypeError`, with what to return instead, unless `result` is a collection of outputs."""
+    if result is None or isinstance(result, (list, Iterator)):
+        return
+    if isinstance(result, tuple) and not hasattr(result, "_fields"):
+        return
+    raise TypeError(
+        f"a stage must return a list, tuple, generator or iterator of outputs, or None, not "
+        f"{type(result).__name__}; return [result] for one output, or use add_map"
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(type(error), error)).strip().split("\n")[-1]
+
+
+def picklable_cause(error: BaseException | None) -> BaseException | None:
+    """`error` if it survives pickling, for use as `__cause__` in another process; else None."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return None
+    return copy if isinstance(copy, BaseException) else None

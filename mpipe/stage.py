@@ -1,0 +1,157 @@
+"""What a stage is: the contract for functions and classes, and the one schema of its options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .errors import OptionError
+
+Kind = Literal["flat", "map", "filter"]
+"""How a function's return value becomes outputs: the items in it, itself, or the input if true."""
+
+ON_ERROR = ("raise", "skip", "dead_letter")
+
+
+class Stage:
+    """Base class of a stage with state; pass an instance or a zero-argument factory to `add_stage`.
+
+    One object lives in each worker: `setup()` runs once before the first item, `process(item)`
+    for each item, `finish()` at the end of input, `teardown()` always, also on cancel.
+
+    A worker's memory dies with it: when a worker of a stage that overrides `finish`, or sets
+    `stateful = True`, dies, the run fails by a clear error rather than with a wrong result.
+    """
+
+    stateful: bool = False
+
+    def setup(self) -> None:
+        """Open what the worker needs; runs in the worker."""
+
+    def process(self, item: Any) -> Iterable[Any] | None:
+        """Turn one item into a list, tuple, generator or iterator of items; `None` for nothing."""
+        raise NotImplementedError(f"{type(self).__name__} must define process(self, item)")
+
+    def finish(self) -> Iterable[Any] | None:
+        """Emit what is left at the end of input, such as partial aggregates."""
+        return None
+
+    def teardown(self) -> None:
+        """Close what `setup` opened; runs also when the run is cancelled."""
+
+
+def needs_memory(stage: Stage) -> bool:
+    """Whether the outputs of `stage` depend on what its worker remembers."""
+    return stage.stateful or type(stage).finish is not Stage.finish
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of `add_stage`: its default, a test of its value, and what the test asks for."""
+
+    default: Any
+    accepts: Callable[[Any], bool]
+    expects: str
+
+
+def _integer(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _seconds(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value < float("inf")
+
+
+OPTIONS: Mapping[str, Option] = {
+    "workers": Option(
+        None,
+        lambda value: value is None or _integer(1)(value),
+        "a whole number of processes, 1 or more, or None for a share of the cores",
+    ),
+    "buffer_size": Option(1000, _integer(1), "a whole number of items, 1 or more"),
+    "drop_on_full": Option(False, _boolean, "True or False"),
+    "on_error": Option(
+        "raise",
+        lambda value: isinstance(value, str) and value in ON_ERROR,
+        '"raise", "skip" or "dead_letter"',
+    ),
+    "retries": Option(0, _integer(0), "a whole number of further attempts, 0 or more"),
+    "retry_delay": Option(0.0, _seconds, "a number of seconds, 0 or more"),
+    "max_crashes": Option(3, _integer(1), "a whole number of worker deaths, 1 or more"),
+}
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """A stage as the graph holds it: name, function, kind and checked options (see `OPTIONS`).
+
+    `is_factory` says that `fn()` makes the `Stage` object, in the worker.
+    """
+
+    name: str
+    fn: Any
+    kind: Kind = "flat"
+    is_factory: bool = False
+    workers: int | None = None
+    buffer_size: int = 1000
+    drop_on_full: bool = False
+    on_error: str = "raise"
+    retries: int = 0
+    retry_delay: float = 0.0
+    max_crashes: int = 3
+
+
+def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> StageSpec:
+    """Check `name`, `fn` and `options`; raise `OptionError` that names the culprit and the choices."""
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise OptionError(f"a stage's name must be a non-empty, printable str, not {name!r}")
+    for key, value in options.items():
+        if key not in OPTIONS:
+            valid = ", ".join(OPTIONS)
+            raise OptionError(f"stage {name!r}: unknown option {key!r}; valid options: {valid}")
+        if not OPTIONS[key].accepts(value):
+            expects = OPTIONS[key].expects
+            raise OptionError(f"stage {name!r}: {key} must be {expects}, not {value!r}")
+    return StageSpec(name, fn, kind, _is_factory(name, fn, kind), **options)
+
+
+def _is_factory(name: str, fn: Any, kind: Kind) -> bool:
+    """Tell a factory of `Stage` objects from a function of one item, by what it can be called with."""
+    if isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage)):
+        if kind != "flat":
+            raise OptionError(f"stage {name!r}: pass an mpipe.Stage to add_stage, not add_{kind}")
+        if isinstance(fn, type) and not _callable_with(fn):
+            raise OptionError(
+                f"stage {name!r}: {fn.__name__} cannot be made without arguments; "
+                f"pass an instance, or a factory such as lambda: {fn.__name__}(...)"
+            )
+        return isinstance(fn, type)
+    if not callable(fn):
+        raise OptionError(
+            f"stage {name!r}: expected a function of one item, an mpipe.Stage or a factory of one, "
+            f"not {type(fn).__name__}"
+        )
+    if _callable_with(fn, object()):
+        return False
+    if kind == "flat" and _callable_with(fn):
+        return True
+    raise OptionError(
+        f"stage {name!r}: {getattr(fn, '__name__', fn)!r} cannot be called with one item"
+    )
+
+
+def _callable_with(fn: Any, *args: object) -> bool:
+    try:
+        inspect.signature(fn).bind(*args)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin without a signature: trust it
+        return True
+    return True

@@ -1,0 +1,113 @@
+"""What a run reports: frozen values, every field with its unit; no behaviour beyond sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A distribution of times, in seconds; percentiles are within 1.6 % of the exact ones.
+
+    `count` is the number of samples; all other fields are 0.0 when there are none.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+@dataclass(frozen=True)
+class WorkerStats:
+    """One worker seat: what its process is and uses now."""
+
+    pid: int
+    """Process id, 0 when no process sits in the seat."""
+    restarts: int
+    """How often a dead worker was replaced in this seat."""
+    cpu: float
+    """CPU time of all processes that sat here, in seconds (sampled about once a second)."""
+    memory: int
+    """Resident memory of the process, in bytes (sampled about once a second)."""
+    state: str
+    """`"starting"`, `"idle"`, `"busy"`, `"blocked"` (no room downstream) or `"finished"`."""
+
+
+@dataclass(frozen=True)
+class StageStats:
+    """Counters of one stage since the start, all workers added up; whole numbers of items.
+
+    At every quiescent moment and at the end, `received = processed + failed + in_flight`.
+    """
+
+    name: str
+    received: int
+    """Items accepted into the stage's buffer, or refused at it because they cannot travel."""
+    processed: int
+    """Items the function handled to the end."""
+    emitted: int
+    """Items the function returned (each counted once, however many stages it goes to)."""
+    failed: int
+    """Items given up on after all retries."""
+    dead_lettered: int
+    """Those of `failed` that went to `run.dead_letters()`."""
+    dropped: int
+    """Items turned away at this stage's full buffer, because it says `drop_on_full`."""
+    retried: int
+    """Further attempts made on items that failed."""
+    in_flight: int
+    """Items accepted and neither processed nor failed yet: `queued` ones and those in hand."""
+    queued: int
+    """Items waiting in the stage's buffer, at most its `buffer_size`."""
+    workers: tuple[WorkerStats, ...]
+    """The stage's workers."""
+    restarts: int
+    """How many dead workers were replaced."""
+    throughput: float
+    """Items handled per second of the run so far."""
+    latency: Latency
+    """Service time: how long the function took for an item."""
+    wait: Latency
+    """Time from entering the stage's buffer to being taken by a worker."""
+    busy: float
+    """Share of the workers' time spent in the function, 0 to 1."""
+    idle: float
+    """Share of the workers' time spent waiting for input, 0 to 1."""
+    blocked: float
+    """Share of the workers' time spent waiting for room downstream, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class EdgeStats:
+    """One connection; `source` is `None` for pushes by the caller. `emitted = received + dropped`."""
+
+    source: str | None
+    target: str
+    emitted: int
+    received: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """A snapshot of a run."""
+
+    name: str
+    """The pipeline's name."""
+    state: str
+    """`"running"`, `"drained"`, `"cancelled"` or `"failed"`."""
+    elapsed: float
+    """Seconds since the start, up to the end."""
+    stages: dict[str, StageStats]
+    """Per stage, by name, in topological order."""
+    edges: tuple[EdgeStats, ...]
+    """Per connection: those from the caller first, then as connected."""
+    latency: Latency
+    """End to end: from the source to the end of a terminal stage's function."""
+    bottleneck: str | None
+    """Name of the stage whose workers are busiest, `None` before anything was processed."""
+    cpu: float
+    """CPU time of the coordinator and all workers, in seconds."""
