@@ -11,7 +11,6 @@ The layers, each importing only those after it:
     plan graph stage stats errors    plain values
 """
 
-from .engines.base import DeadLetter as DeadLetter
 from .errors import Cancelled as Cancelled
 from .errors import Closed as Closed
 from .errors import CoordinatorDied as CoordinatorDied
@@ -28,6 +27,7 @@ from .pipeline import imap as imap
 from .run import Outputs as Outputs
 from .run import Run as Run
 from .stage import Stage as Stage
+from .stats import DeadLetter as DeadLetter
 from .stats import EdgeStats as EdgeStats
 from .stats import Latency as Latency
 from .stats import StageStats as StageStats

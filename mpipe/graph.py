@@ -39,7 +39,7 @@ class Graph:
         return tuple(stage.name for stage in self.stages if stage.name not in fed)
 
     def validate(self) -> None:
-        """Raise `GraphError` unless this is a non-empty acyclic graph of known, connected stages."""
+        """Raise `GraphError` unless this is a non-empty, connected, acyclic graph of known stages."""
         if not self.stages:
             raise GraphError(f"pipeline {self.name!r} has no stages; add one with add_stage")
         names = {stage.name for stage in self.stages}
@@ -76,7 +76,7 @@ class Graph:
         return tuple(ordered)
 
     def _cycle(self, stuck: set[str]) -> list[str]:
-        """Walk upstream among `stuck` stages, each of which has a stuck predecessor, until one repeats."""
+        """Walk upstream among `stuck` stages, each fed by another one, until one repeats."""
         path = [min(stuck)]
         while path.count(path[-1]) < 2:
             path.append(next(name for name in self.upstream(path[-1]) if name in stuck))

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from .engines.base import RunOptions, make_engine
+from .engines import make_engine
 from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
-from .plan import make_plan
+from .plan import RunOptions, make_plan
 from .run import Outputs, Run
 from .stage import Kind, StageSpec, make_spec
 
@@ -31,7 +31,7 @@ class Pipeline:
         self._edges: list[tuple[str, str]] = []
 
     def add_stage(self, name: str, fn: Any, **options: Any) -> Pipeline:
-        """Add a stage that runs `fn`: a function `item -> items`, an `mpipe.Stage`, or a factory of one.
+        """Add a stage that runs `fn`: a function of one item, an `mpipe.Stage`, or a factory of one.
 
         `fn(item)` returns a list, tuple, generator or iterator of outputs, or `None` for none.
         Options (checked here; an unknown or bad one raises `OptionError`):
@@ -39,8 +39,8 @@ class Pipeline:
         - `workers` (None): exactly so many processes; None leaves the number to mpipe.
         - `buffer_size` (1000): most items that wait in front of the stage.
         - `drop_on_full` (False): items that find the buffer full are dropped and counted.
-        - `on_error` ("raise"): fail the run; "skip": count, log and go on; "dead_letter": as "skip",
-          and hand the item to `run.dead_letters()`.
+        - `on_error` ("raise"): fail the run; "skip": count, log and go on; "dead_letter": count and
+          hand the item to `run.dead_letters()`.
         - `retries` (0): further attempts for an item that raised.
         - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
         - `max_crashes` (3): an item that kills so many workers counts as failed.
@@ -52,7 +52,7 @@ class Pipeline:
         return self._add(name, fn, "map", options)
 
     def add_filter(self, name: str, predicate: Callable[[Any], Any], **options: Any) -> Pipeline:
-        """Add a stage that passes the items for which `predicate(item)` is true. Options as above."""
+        """Add a stage that passes the items whose `predicate(item)` is true. Options as above."""
         return self._add(name, predicate, "filter", options)
 
     def _add(self, name: str, fn: Any, kind: Kind, options: dict[str, Any]) -> Pipeline:
@@ -83,31 +83,23 @@ class Pipeline:
         """The graph as described so far, not yet checked."""
         return Graph(self.name, tuple(self._stages.values()), tuple(self._edges))
 
-    def start(
-        self,
-        engine: str = "processes",
-        *,
-        results: bool = False,
-        deadline: float | None = None,
-        cancel: Any = None,
-        start_method: str = "fork",
-        max_item_bytes: int = 1 << 30,
-    ) -> Run:
+    def start(self, engine: str = "processes", **options: Any) -> Run:
         """Check the graph, start its workers and return the `Run` that takes items.
 
-        - `engine`: "processes", or "inline" to run everything in this process, to debug.
-        - `results`: keep the terminal stages' outputs for `run.results()`.
-        - `deadline`: seconds after which the run is cancelled.
-        - `cancel`: an event (`is_set()`) that cancels the run when set.
-        - `start_method`: "fork" workers from the clean coordinator, or "spawn" fresh interpreters.
-        - `max_item_bytes`: largest pickled size of an item.
+        - `engine` ("processes"): or "inline", to run everything in this process, to debug.
+        - `results` (False): keep the terminal stages' outputs for `run.results()`.
+        - `deadline` (None): seconds after which the run is cancelled.
+        - `cancel` (None): an event (`is_set()`) that cancels the run when set.
+        - `start_method` ("fork"): "fork" workers from the clean coordinator, or "spawn" fresh interpreters.
+        - `max_item_bytes` (2**30): largest pickled size of an item.
 
         Raises `GraphError` or `OptionError` at once, before any process is started.
         """
-        options = _run_options(engine, results, deadline, cancel, start_method, max_item_bytes)
+        checked = _run_options(engine, **options)
         graph = self.graph
         graph.validate()
-        return Run(graph, make_engine(engine, make_plan(graph, cores()), options), results)
+        plan = make_plan(graph, cores())
+        return Run(graph, make_engine(engine, plan, checked), checked.results)
 
     def run(self, items: Iterable[Any], engine: str = "processes", **options: Any) -> Outputs:
         """Run a whole iterable through and iterate the terminal stages' outputs as they come.
@@ -121,12 +113,12 @@ class Pipeline:
     def _stream(
         self, items: Iterable[Any], engine: str, options: dict[str, Any], ordered: bool
     ) -> Outputs:
-        source = iter(items)
         if "results" in options:
-            raise OptionError("run always yields the results; leave out results=")
+            raise OptionError("run: results are always kept; leave out results=")
+        checked = _run_options(engine, results=True, **options)
         graph = self.graph
         graph.validate()
-        checked = _run_options(engine, True, **{**_defaults(), **_known(options)})
+        source = iter(items)
         running = make_engine(engine, make_plan(graph, cores()), checked)
         return Outputs(running, running.stream(source, ordered))
 
@@ -181,52 +173,35 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _defaults() -> dict[str, Any]:
-    return {
-        "deadline": None,
-        "cancel": None,
-        "start_method": "fork",
-        "max_item_bytes": 1 << 30,
-    }
-
-
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    for key in options:
-        if key not in _defaults():
-            raise OptionError(
-                f"run: unknown option {key!r}; valid options: {', '.join(_defaults())}"
-            )
-    return options
-
-
-def _run_options(
-    engine: str,
-    results: bool,
-    deadline: float | None,
-    cancel: Any,
-    start_method: str,
-    max_item_bytes: int,
-) -> RunOptions:
-    def check(good: bool, name: str, expects: str, value: object) -> None:
-        if not good:
+def _run_options(engine: str, **given: Any) -> RunOptions:
+    """Check the options of `start`; raise `OptionError` that names the culprit and the choices."""
+    if engine not in ENGINES:
+        raise OptionError(f"engine must be {_either(ENGINES)}, not {engine!r}")
+    for name, value in given.items():
+        if name not in _RUN_OPTIONS:
+            valid = ", ".join(["engine", *_RUN_OPTIONS])
+            raise OptionError(f"start: unknown option {name!r}; valid options: {valid}")
+        accepts, expects = _RUN_OPTIONS[name]
+        if not accepts(value):
             raise OptionError(f"start: {name} must be {expects}, not {value!r}")
+    return RunOptions(**given)
 
-    number = isinstance(deadline, (int, float)) and not isinstance(deadline, bool)
-    check(engine in ENGINES, "engine", " or ".join(map(repr, ENGINES)), engine)
-    check(isinstance(results, bool), "results", "True or False", results)
-    check(deadline is None or number and deadline > 0, "deadline", "seconds above 0", deadline)
-    check(cancel is None or hasattr(cancel, "is_set"), "cancel", "an event with is_set()", cancel)
-    check(
-        start_method in START_METHODS,
-        "start_method",
-        " or ".join(map(repr, START_METHODS)),
-        start_method,
-    )
-    whole = isinstance(max_item_bytes, int) and not isinstance(max_item_bytes, bool)
-    check(
-        whole and 4096 <= max_item_bytes <= 1 << 36,
-        "max_item_bytes",
+
+def _either(choices: tuple[str, ...]) -> str:
+    return " or ".join(map(repr, choices))
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+_RUN_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "results": (lambda value: isinstance(value, bool), "True or False"),
+    "deadline": (lambda value: value is None or (_number(value) and value > 0), "seconds above 0"),
+    "cancel": (lambda value: value is None or hasattr(value, "is_set"), "an event with is_set()"),
+    "start_method": (lambda value: value in START_METHODS, _either(START_METHODS)),
+    "max_item_bytes": (
+        lambda value: _number(value) and value == int(value) and 4096 <= value <= 1 << 36,
         "a number of bytes from 4096 to 2**36",
-        max_item_bytes,
-    )
-    return RunOptions(results, deadline, cancel, start_method, max_item_bytes)
+    ),
+}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from .graph import Graph
 
@@ -59,3 +60,20 @@ def make_plan(graph: Graph, cores: int) -> Plan:
     counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
     workers = tuple(stage.workers or counts[stage.name] for stage in stages)
     return Plan(replace(graph, stages=stages), workers)
+
+
+class Event(Protocol):
+    """What `start(cancel=...)` takes: an event of `threading`, `multiprocessing` or the like."""
+
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Checked options of `Pipeline.start`, which documents them."""
+
+    results: bool = False
+    deadline: float | None = None
+    cancel: Event | None = None
+    start_method: str = "fork"
+    max_item_bytes: int = 1 << 30

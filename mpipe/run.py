@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, cast
 
-from .engines.base import DeadLetter, Engine
+from .engines.base import Engine
 from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
-from .stats import Stats
+from .stats import DeadLetter, Stats
 
 
 class Run:

@@ -109,7 +109,7 @@ class StageSpec:
 
 
 def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> StageSpec:
-    """Check `name`, `fn` and `options`; raise `OptionError` that names the culprit and the choices."""
+    """Check all three; raise `OptionError` that names the culprit and the choices."""
     if not isinstance(name, str) or not name or not name.isprintable():
         raise OptionError(f"a stage's name must be a non-empty, printable str, not {name!r}")
     for key, value in options.items():
@@ -123,7 +123,7 @@ def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> Sta
 
 
 def _is_factory(name: str, fn: Any, kind: Kind) -> bool:
-    """Tell a factory of `Stage` objects from a function of one item, by what it can be called with."""
+    """Tell a factory of `Stage` objects from a function of one item, by its signature."""
     if isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage)):
         if kind != "flat":
             raise OptionError(f"stage {name!r}: pass an mpipe.Stage to add_stage, not add_{kind}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class StageStats:
 
 @dataclass(frozen=True)
 class EdgeStats:
-    """One connection; `source` is `None` for pushes by the caller. `emitted = received + dropped`."""
+    """One connection, from the caller if `source` is None. `emitted = received + dropped`."""
 
     source: str | None
     target: str
@@ -111,3 +112,20 @@ class Stats:
     """Name of the stage whose workers are busiest, `None` before anything was processed."""
     cpu: float
     """CPU time of the coordinator and all workers, in seconds."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """An item that a stage gave up on under `on_error="dead_letter"`.
+
+    `item` is the stage's input (None where `error` says that it cannot be had), `position`
+    its place in the source, `attempts` how often it was tried, `error` the exception in one line and
+    `traceback` the worker's own.
+    """
+
+    stage: str
+    item: Any
+    error: str
+    traceback: str
+    attempts: int
+    position: str

@@ -4,46 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from ..plan import Plan
-from ..stats import Stats
-
-
-class Event(Protocol):
-    """What `start(cancel=...)` takes: a `threading.Event`, a `multiprocessing.Event` or the like."""
-
-    def is_set(self) -> bool: ...
-
-
-@dataclass(frozen=True)
-class DeadLetter:
-    """An item that a stage gave up on under `on_error="dead_letter"`.
-
-    `item` is the stage's input (None where `error` says that it cannot be had any more), `position`
-    its place in the source, `attempts` how often it was tried, `error` the exception in one line and
-    `traceback` the worker's own.
-    """
-
-    stage: str
-    item: Any
-    error: str
-    traceback: str
-    attempts: int
-    position: str
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Checked options of `Pipeline.start`; see there."""
-
-    results: bool = False
-    deadline: float | None = None
-    cancel: Event | None = None
-    start_method: str = "fork"
-    max_item_bytes: int = 1 << 30
+from ..plan import RunOptions
+from ..stats import DeadLetter, Stats
 
 
 class Engine(Protocol):
@@ -56,7 +21,7 @@ class Engine(Protocol):
         """
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
-        """Pull `source` as fast as the stages allow and yield results; `ordered`: in source order."""
+        """Pull `source` as fast as the stages allow; yield results, in source order if `ordered`."""
 
     def close(self) -> None:
         """No more input: let each stage end when its buffer is empty."""
@@ -94,18 +59,7 @@ class Deadline:
         return self._end is not None and time.monotonic() >= self._end
 
 
-def make_engine(name: str, plan: Plan, options: RunOptions) -> Engine:
-    """Start the engine called `name` (checked before) on `plan`."""
-    if name == "inline":
-        from .inline import InlineEngine
-
-        return InlineEngine(plan, options)
-    from .processes import ProcessesEngine
-
-    return ProcessesEngine(plan, options)
-
-
-def watch(options: RunOptions, stop: Any) -> threading.Event:
+def watch(options: RunOptions, stop: Callable[[str], None]) -> threading.Event:
     """Call `stop(reason)` from a thread when the deadline passes or the cancel event is set.
 
     Returns an event that ends the watch; does not start a thread when there is nothing to watch.
@@ -119,9 +73,11 @@ def watch(options: RunOptions, stop: Any) -> threading.Event:
         slice_s = 3600.0 if options.cancel is None else 0.02
         while not ended.wait(deadline.remaining(slice_s)):
             if options.cancel is not None and options.cancel.is_set():
-                return stop("its cancel event was set")
+                stop("its cancel event was set")
+                return
             if deadline.passed:
-                return stop(f"its deadline of {options.deadline:g} s passed")
+                stop(f"its deadline of {options.deadline:g} s passed")
+                return
 
     threading.Thread(target=wait, name="mpipe-watch", daemon=True).start()
     return ended

@@ -2,7 +2,7 @@
 
 A frame holds as many items as its consumer handles in a few milliseconds, so that the cost of a
 hand-over is spread over many cheap items and an expensive item travels alone. It never holds more
-than a share of the buffer that lets every worker of the pool have one frame in hand and one waiting.
+than its share of the buffer, so that each worker can have one frame in hand and one waiting.
 """
 
 from __future__ import annotations

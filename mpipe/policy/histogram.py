@@ -49,7 +49,7 @@ def record(counts: Any, nanoseconds: Sequence[int]) -> None:
 
 
 def summarise(counts: Counts, total_ns: int, max_ns: int) -> Latency:
-    """Mean and percentiles of what was recorded; `total_ns` and `max_ns` are kept exactly beside."""
+    """Mean and percentiles of what was recorded; `total_ns` and `max_ns` are exact."""
     cumulative = np.cumsum(counts, dtype=np.uint64)
     count = int(cumulative[-1])
     if count == 0:

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from ..engines.base import DeadLetter
 from ..errors import ItemError, StageError
 from ..policy.retry import delay_before
 from ..stage import Stage, StageSpec, needs_memory
+from ..stats import DeadLetter
 
 FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
@@ -129,7 +129,7 @@ class Kernel:
                 raise self._error("could not be torn down", error) from error
 
     def run(self, items: Sequence[Any], careful: Careful | None = None) -> None:
-        """Handle the items of one frame; raises `StageError` when one fails and `on_error="raise"`."""
+        """Handle the items of one frame; raises `StageError` if one fails under "raise"."""
         self._reset(items)
         apply, outputs, outlet = self._apply, self._outputs, self.outlet
         clock, collect = time.perf_counter_ns, self.durations.append
@@ -297,7 +297,7 @@ class Kernel:
 
 
 def check_result(result: Any) -> None:
-    """Raise `TypeError`, with what to return instead, unless `result` is a collection of outputs."""
+    """Raise `TypeError`, with what to return instead, unless `result` is outputs or None."""
     if result is None or isinstance(result, (list, Iterator)):
         return
     if isinstance(result, tuple) and not hasattr(result, "_fields"):
