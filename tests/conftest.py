@@ -1,0 +1,37 @@
+"""Every test leaves nothing behind, and none hangs."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+
+import pytest
+from leaks import leaks, mark_children, resources
+
+HANG_S = 180.0
+_stderr: int
+
+
+def pytest_configure() -> None:
+    global _stderr
+    _stderr = os.dup(2)  # the terminal's, before pytest captures it
+    resource_tracker.ensure_running()  # a helper of the standard library's, not a leak
+    mark_children()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    before = resources()
+    yield
+    if left := leaks(before):
+        pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """Print all threads' stacks and end the session rather than wait for ever."""
+    faulthandler.dump_traceback_later(HANG_S, exit=True, file=_stderr)
+    yield
+    faulthandler.cancel_dump_traceback_later()

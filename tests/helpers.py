@@ -1,0 +1,40 @@
+"""Shared by the tests: waiting for a condition, and for processes to be gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection
+
+import psutil
+
+
+def wait_until(condition: Callable[[], object], within: float = 5.0) -> None:
+    """Return as soon as `condition()` is true; fail when it is not, `within` seconds on."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"still not true after {within:g} s"
+        time.sleep(0.01)
+
+
+def tree(pid: int) -> list[int]:
+    """The process `pid` and all its descendants, for `assert_gone` after it was killed."""
+    process = psutil.Process(pid)
+    return [pid, *(child.pid for child in process.children(recursive=True))]
+
+
+def assert_gone(pids: Collection[int], within: float = 5.0) -> None:
+    """Fail unless all of `pids` have ended, and been reaped where that is up to this process."""
+    deadline = time.monotonic() + within
+    while left := [pid for pid in pids if _alive(pid)]:
+        assert time.monotonic() < deadline, f"still there after {within:g} s: processes {left}"
+        time.sleep(0.01)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        zombie = process.status() == psutil.STATUS_ZOMBIE
+        return not zombie or process.ppid() == os.getpid()
+    except psutil.NoSuchProcess:
+        return False
