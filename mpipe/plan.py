@@ -47,6 +47,28 @@ class Plan:
         start = self.first_seat[stage]
         return range(start, start + self.workers[stage])
 
+    def producers_of(self, stage: int) -> tuple[int, ...]:
+        """Seats that send to stage `stage`, in the order of its edges."""
+        name = self.graph.stages[stage].name
+        feeding = [self.index[source] for source in self.graph.upstream(name)]
+        return tuple(seat for source in feeding for seat in self.seats_of(source))
+
+    @property
+    def terminal_seats(self) -> tuple[int, ...]:
+        """Seats whose outputs are the results."""
+        ends = [self.index[name] for name in self.graph.terminals]
+        return tuple(seat for stage in ends for seat in self.seats_of(stage))
+
+    @property
+    def dead_letter_seats(self) -> tuple[int, ...]:
+        """Seats that may send dead letters."""
+        return tuple(
+            seat
+            for stage, spec in enumerate(self.graph.stages)
+            if spec.on_error == "dead_letter"
+            for seat in self.seats_of(stage)
+        )
+
     def stage_of(self, seat: int) -> int:
         """Index of the stage that seat `seat` works for."""
         return max(i for i, start in enumerate(self.first_seat) if start <= seat)

@@ -22,6 +22,7 @@ from ..errors import ItemError, StageError
 from ..policy.retry import delay_before
 from ..stage import Stage, StageSpec, needs_memory
 from ..stats import DeadLetter
+from ..transport.frame import Unsendable as Unsendable
 
 FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
@@ -30,13 +31,8 @@ Careful = Callable[[int], "str | None"]
 """Called before each item of a frame that a worker died on; returns why to give the item up."""
 
 
-class Unsendable(Exception):
-    """Raised by `Outlet.emit` before it sends anything: output number `index` cannot travel."""
-
-    def __init__(self, index: int, error: ItemError) -> None:
-        super().__init__(index, error)
-        self.index = index
-        self.error = error
+class Stopped(BaseException):
+    """Raised in a worker by the signal that ends it; user code should let it pass."""
 
 
 class Outlet(Protocol):
@@ -44,8 +40,10 @@ class Outlet(Protocol):
 
     waited_ns: int
     """Time spent so far waiting for room."""
-    flush_items: int
-    """How many outputs to collect before handing them on."""
+
+    @property
+    def flush_items(self) -> int:
+        """How many outputs to collect before handing them on."""
 
     def emit(self, outputs: list[Any]) -> None:
         """Send outputs to every stage downstream: all or, raising `Unsendable`, none."""
@@ -119,6 +117,17 @@ class Kernel:
         """Whether outputs depend on what this worker remembers."""
         return self.stage is not None and needs_memory(self.stage)
 
+    @property
+    def batch(self) -> range:
+        """Indices of the items that the outputs now handed on derive from."""
+        in_progress = len(self._outputs) > (self._ends[-1] if self._ends else 0)
+        return range(self._done, self._done + len(self._ends) + in_progress)
+
+    @property
+    def failed(self) -> set[int]:
+        """Indices of the items of the frame that were given up so far."""
+        return self._failed
+
     def close(self) -> None:
         """Tear the stage down, once; raises `StageError` when that fails."""
         stage, self.stage = self.stage, None
@@ -149,6 +158,7 @@ class Kernel:
             last, waited = now, outlet.waited_ns
         self._flush()
         self.tally.processed = len(items) - self.tally.failed
+        self._items = ()  # so that arrays in shared memory can be let go
 
     def finish(self) -> None:
         """Emit what the stage kept; raises `StageError` when its `finish` fails."""
@@ -266,7 +276,7 @@ class Kernel:
     def _flush(self) -> None:
         """Hand the collected outputs on; an item with an output that cannot travel fails."""
         outputs, aborted = self._outputs, None
-        while outputs:
+        while True:
             try:
                 self.outlet.emit(outputs)
                 break

@@ -1,0 +1,91 @@
+"""How the coordinator makes workers: forked from its clean process, or as fresh interpreters.
+
+Either way a worker is killed by the kernel when the coordinator dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterable
+
+from ..transport import memory
+from .functions import reseed
+from .spec import RunSpec
+from .worker import leave, run_worker
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
+
+_SPAWN = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from mpipe.runtime.children import spawned; spawned(sys.argv[1])"
+)
+
+
+def interpreter(code: str, *args: str) -> list[str]:
+    """Command line of a fresh interpreter with this one's flags and module search path."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [sys.executable, *flags, "-c", code, *args, *sys.path]
+
+
+def fork_worker(spec: RunSpec, seat: int, private: Iterable[int]) -> int:
+    """Fork a worker for a seat; returns its pid. The child closes the descriptors in `private`."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        for fd in private:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        gc.enable()
+        _live(spec, seat, parent)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(status)
+    return 0
+
+
+def spawn_worker(spec: RunSpec, seat: int) -> int:
+    """Start a fresh interpreter for a seat; returns its pid."""
+    message = pickle.dumps((spec, seat, os.getpid()))
+    fd = memory.create_file(len(message))
+    try:
+        os.write(fd, message)
+        command = interpreter(_SPAWN, str(fd))
+        fds = (*spec.descriptors(), fd)
+        process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
+    finally:
+        os.close(fd)
+    process.returncode = 0  # reaped by pid, not by this object
+    return process.pid
+
+
+def spawned(fd: str) -> None:
+    """What a spawned worker runs."""
+    size = os.fstat(int(fd)).st_size
+    spec, seat, parent = pickle.loads(os.pread(int(fd), size, 0))
+    os.close(int(fd))
+    for inherited in spec.descriptors():
+        os.set_inheritable(inherited, False)
+    _live(spec, seat, parent)
+    leave(0)
+
+
+def _live(spec: RunSpec, seat: int, parent: int) -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        leave(1)
+    reseed()
+    run_worker(spec, seat)

@@ -1,0 +1,324 @@
+"""The coordinator: one single-threaded process that makes, watches, replaces and ends the workers.
+
+It is never in the data path: while it is busy or stopped, items still flow.
+
+Drain, in order: (1) the caller closes the source; (2) when all seats upstream of a stage are
+finished, each of its seats gets an END behind the data in its queue; (3) the worker finishes, says
+DONE, tears down and exits; (4) the next stages follow; (5) when all stages are finished, the
+caller's queues get their END; (6) the caller is told and this process exits, all children reaped.
+
+Cancel: SIGTERM, so that workers tear down; SIGKILL after a grace period. The same happens when a
+stage fails, and when the caller is gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import WorkerDied
+from ..transport import counters, layout
+from ..transport.channel import Channel
+from ..transport.counters import Board
+from ..transport.token import END, plain
+from . import control
+from .blame import Death, Record, Verdict
+from .children import fork_worker, spawn_worker
+from .spec import RunSpec
+
+GRACE_S = 2.0
+"""How long a worker may take to tear down after SIGTERM, in seconds."""
+
+SAMPLE_S = 1.0
+"""How often CPU time and memory of the workers are looked at, in seconds."""
+
+
+class Seat:
+    """A place for one worker: who sits in it, and what happened to those who did."""
+
+    def __init__(self, number: int, stage: int, record: Record) -> None:
+        self.number = number
+        self.stage = stage
+        self.record = record
+        self.pid = 0
+        self.pidfd = -1
+        self.restart_at: float | None = None
+        self.cpu_ns = 0
+        self.finished = False
+
+
+class Coordinator:
+    """Runs one run; `caller` is the control socket, `caller_pid` who holds its other end."""
+
+    def __init__(self, spec: RunSpec, caller: socket.socket, caller_pid: int) -> None:
+        self._spec = spec
+        self._plan = plan = spec.plan
+        self._stages = plan.graph.stages
+        self._caller = caller
+        self._board = Board(spec.board, plan.seats, len(self._stages))
+        self._channels = [Channel(fds) for fds in spec.channels]
+        self._reports = socket.socket(fileno=os.dup(spec.reports_in))
+        self._seats = [
+            Seat(number, stage, Record(self._stages[stage].max_crashes))
+            for stage in range(len(self._stages))
+            for number in plan.seats_of(stage)
+        ]
+        self._closed = False
+        self._ended = [False] * len(self._stages)
+        self._outcome: tuple[str, Any] | None = None
+        self._next_sample = time.monotonic() + SAMPLE_S
+        self._selector = selectors.DefaultSelector()
+        self._watch(caller, self._on_caller)
+        self._watch(self._reports, self._on_reports)
+        self._caller_pidfd = os.pidfd_open(caller_pid)
+        self._watch(self._caller_pidfd, self._on_caller_death)
+
+    def _watch(self, file: Any, handler: Callable[[], None]) -> None:
+        self._selector.register(file, selectors.EVENT_READ, handler)
+
+    def run(self) -> None:
+        """Start the workers, serve until all are finished or the run has failed, then end it."""
+        for seat in self._seats:
+            self._start(seat)
+        while self._outcome is None and not all(seat.finished for seat in self._seats):
+            self._serve(self._next_timer())
+            self._restart_due()
+            self._advance()
+            self._sample()
+        if self._outcome is None:
+            self._outcome = ("drained", None)
+            for fds in (self._spec.results, self._spec.dead_letters):
+                if fds is not None:
+                    with Channel(fds) as channel:
+                        channel.put_ends()
+        else:
+            self._stop_workers()
+        self._board.put_coordinator_cpu(time.process_time_ns())
+        self._tell(self._outcome)
+
+    def _serve(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            key.data()
+
+    def _next_timer(self) -> float:
+        times = [seat.restart_at for seat in self._seats if seat.restart_at is not None]
+        return max(0.0, min([self._next_sample, *times]) - time.monotonic())
+
+    def _tell(self, message: tuple[str, Any]) -> None:
+        try:
+            control.send(self._caller, message)
+        except OSError:
+            self._outcome = self._outcome or ("cancelled", "the caller is gone")
+
+    # What happens.
+
+    def _on_caller(self) -> None:
+        try:
+            message, value = control.receive(self._caller)
+        except EOFError:
+            self._on_caller_death()
+            return
+        if message == "close":
+            self._closed = True
+        else:
+            self._outcome = self._outcome or (message, value)
+
+    def _on_caller_death(self) -> None:
+        self._outcome = self._outcome or ("cancelled", "the caller is gone")
+
+    def _on_reports(self) -> None:
+        kind, _, value = pickle.loads(self._reports.recv(1 << 20))
+        if kind == "log":
+            self._tell(("log", value))
+        elif self._outcome is None:
+            self._outcome = ("failed", value)
+
+    def _on_death(self, seat: Seat) -> None:
+        """A worker has exited: reap it, then see whether it was done or is to be replaced."""
+        self._selector.unregister(seat.pidfd)
+        os.close(seat.pidfd)
+        _, status, usage = os.wait4(seat.pid, 0)
+        seat.cpu_ns += int((usage.ru_utime + usage.ru_stime) * 1e9)
+        seat.pid = 0
+        self._put(seat, counters.CPU_NS, seat.cpu_ns)
+        self._put(seat, counters.RSS_BYTES, 0)
+        self._put(seat, counters.PID, 0)
+        if self._board.get(seat.number, counters.DONE):
+            seat.finished = True
+        elif self._outcome is None:
+            self._replace(seat, os.waitstatus_to_exitcode(status))
+
+    # Workers.
+
+    def _start(self, seat: Seat) -> None:
+        seat.restart_at = None
+        self._put(seat, counters.STATE, counters.STARTING)
+        try:
+            if self._spec.start_method == "fork":
+                private = [
+                    self._caller.fileno(),
+                    self._reports.fileno(),
+                    self._spec.reports_in,
+                    self._selector.fileno(),
+                    self._caller_pidfd,
+                ]
+                seat.pid = fork_worker(self._spec, seat.number, private)
+            else:
+                seat.pid = spawn_worker(self._spec, seat.number)
+        except OSError:  # out of processes or memory for now
+            seat.restart_at = time.monotonic() + 0.1
+            return
+        seat.pidfd = os.pidfd_open(seat.pid)
+        self._put(seat, counters.PID, seat.pid)
+        self._watch(seat.pidfd, lambda: self._on_death(seat))
+
+    def _put(self, seat: Seat, word: int, value: int) -> None:
+        self._board.put(seat.number, word, value)
+
+    def _restart_due(self) -> None:
+        now = time.monotonic()
+        for seat in self._seats:
+            if seat.restart_at is not None and seat.restart_at <= now:
+                self._start(seat)
+
+    def _replace(self, seat: Seat, exitcode: int) -> None:
+        token = self._frame_in_hand(seat)
+        item = self._board.get(seat.number, counters.ITEM)
+        in_setup = self._board.get(seat.number, counters.STATE) == counters.STARTING
+        verdict = seat.record.judge(Death(token, item - 1 if item else None, in_setup))
+        unfinished = plain(self._board.get(seat.number, counters.COMMITTED)) != END
+        stateful = self._board.get(seat.number, counters.STATEFUL) and not in_setup and unfinished
+        if stateful or verdict in (Verdict.SETUP_FAILS, Verdict.FRAME_FAILS):
+            self._fail(seat, exitcode, _reason(verdict) if not stateful else _STATE_LOST)
+            return
+        if verdict is Verdict.CONDEMN and (
+            self._stages[seat.stage].on_error == "raise"
+            or not self._board.condemn(seat.number, token, item - 1)
+        ):
+            self._fail(seat, exitcode, f"an item killed it {seat.record.max_crashes} times")
+            return
+        self._put(seat, counters.ITEM, 0)
+        self._put(seat, counters.CAREFUL, token)
+        self._put(seat, counters.RESTARTS, self._board.get(seat.number, counters.RESTARTS) + 1)
+        seat.restart_at = time.monotonic() + seat.record.delay
+        self._restart_due()
+
+    def _frame_in_hand(self, seat: Seat) -> int:
+        """The token of the frame the seat holds and has not counted yet, or 0."""
+        channel = self._channels[seat.stage]
+        index = seat.number - self._plan.first_seat[seat.stage]
+        token = plain(channel.words[channel.layout.consumer(index) + layout.IN_HAND])
+        committed = plain(self._board.get(seat.number, counters.COMMITTED))
+        return 0 if token in (END, committed) else token
+
+    def _fail(self, seat: Seat, exitcode: int, reason: str) -> None:
+        name = self._stages[seat.stage].name
+        worker = seat.number - self._plan.first_seat[seat.stage]
+        how = f"exit code {exitcode}"
+        if exitcode < 0:
+            how = f"killed by {signal.Signals(-exitcode).name}"
+        message = f"a worker of stage {name!r} (worker {worker}) died, {how}: {reason}"
+        if origin := self._position(seat):
+            message += f"; it was working on {origin}"
+        error = WorkerDied(message, name, worker, exitcode)
+        self._outcome = ("failed", pickle.dumps((error, None)))
+
+    def _position(self, seat: Seat) -> str:
+        if not self._board.get(seat.number, counters.HOLDING):
+            return ""
+        origin = self._board.get(seat.number, counters.ORIGIN)
+        last = origin + max(1, self._board.get(seat.number, counters.SPAN)) - 1
+        return f"source item {origin}" if last == origin else f"source items {origin} to {last}"
+
+    # Ends.
+
+    def _advance(self) -> None:
+        """Send the END to every stage whose upstream is finished."""
+        for stage in range(len(self._stages)):
+            feeding = self._plan.producers_of(stage)
+            done = all(self._seats[number].finished for number in feeding)
+            if not self._ended[stage] and done and (feeding or self._closed):
+                self._ended[stage] = True
+                self._channels[stage].put_ends()
+
+    def _stop_workers(self) -> None:
+        """SIGTERM, a grace period, SIGKILL; every child is reaped."""
+        for seat in self._seats:
+            seat.restart_at = None
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while any(seat.pid for seat in self._seats) and time.monotonic() < deadline:
+            self._serve_deaths(deadline)
+        self._signal(signal.SIGKILL)
+        while any(seat.pid for seat in self._seats):
+            self._serve_deaths(time.monotonic() + 1.0)
+
+    def _signal(self, number: int) -> None:
+        for seat in self._seats:
+            if seat.pid:
+                signal.pidfd_send_signal(seat.pidfd, number)
+
+    def _serve_deaths(self, deadline: float) -> None:
+        by_fd = {seat.pidfd: seat for seat in self._seats if seat.pid}
+        poll = selectors.DefaultSelector()
+        for fd in by_fd:
+            poll.register(fd, selectors.EVENT_READ)
+        for key, _ in poll.select(max(0.0, deadline - time.monotonic())):
+            self._on_death(by_fd[key.fd])
+        poll.close()
+
+    def _sample(self) -> None:
+        """Look at CPU time and memory of the workers, about once a second."""
+        now = time.monotonic()
+        if now < self._next_sample:
+            return
+        self._next_sample = now + SAMPLE_S
+        import psutil
+
+        for seat in self._seats:
+            if seat.pid:
+                try:
+                    process = psutil.Process(seat.pid)
+                    cpu, rss = process.cpu_times(), process.memory_info().rss
+                except psutil.Error:
+                    continue
+                busy_ns = int((cpu.user + cpu.system) * 1e9)
+                self._put(seat, counters.CPU_NS, seat.cpu_ns + busy_ns)
+                self._put(seat, counters.RSS_BYTES, rss)
+        self._board.put_coordinator_cpu(time.process_time_ns())
+
+
+_STATE_LOST = (
+    "what its stage remembered is lost with it, so the results would be wrong "
+    "(the stage overrides finish() or is stateful)"
+)
+
+
+def _reason(verdict: Verdict) -> str:
+    if verdict is Verdict.SETUP_FAILS:
+        return "workers of this stage die again and again while they are set up"
+    return "workers die again and again on the same frame, outside of the stage's function"
+
+
+def main(fd: int) -> None:
+    """What the coordinator's fresh interpreter runs; `fd` is its end of the control socket."""
+    gc.freeze()
+    caller = socket.socket(fileno=fd)
+    caller.set_inheritable(False)
+    try:
+        spec, caller_pid = control.receive(caller)
+    except EOFError:
+        return
+    for inherited in (*spec.descriptors(), spec.reports_in):
+        os.set_inheritable(inherited, False)
+    try:
+        Coordinator(spec, caller, caller_pid).run()
+    except ProcessLookupError:  # the caller died before we could watch it
+        return

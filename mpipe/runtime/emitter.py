@@ -1,0 +1,198 @@
+"""A worker's outlet: cuts outputs into frames and publishes them on every edge of its stage.
+
+After a crash the frame in hand is computed again. What of it is out already is known from the
+ledger - items published and dropped on an edge, less those emitted by counted frames - and skipped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..errors import ItemError
+from ..policy.batching import fair_share, frame_items
+from ..stats import DeadLetter
+from ..transport import counters
+from ..transport.counters import SeatCounters
+from ..transport.frame import Payload, Tag, encode, encode_all
+from ..transport.producer import Producer
+
+_NO_EDGE_FLUSH = 1 << 16
+_REFRESH_FRAMES = 16
+
+
+class Edge:
+    """One connection out of a seat."""
+
+    def __init__(self, producer: Producer, drop_on_full: bool) -> None:
+        layout = producer.channel.layout
+        self.producer = producer
+        self.drop_on_full = drop_on_full
+        self.share = fair_share(layout.buffer_items, layout.consumers)
+        self.share = min(self.share, layout.hand_words * layout.unit)
+        self.frame_items = 1
+        self.skip = 0
+        self._sent = 0
+        self._item_bytes = 0.0
+
+    def adapt(self, payload: Payload) -> None:
+        """Learn from a frame that was sent how large the next ones should be."""
+        if self._sent % _REFRESH_FRAMES == 0 or self.frame_items == 1:
+            self._item_bytes = payload.size / max(1, payload.items)
+            service = self.producer.consumer_service_ns()
+            self.frame_items = frame_items(service, self.share, self._item_bytes)
+        self._sent += 1
+
+
+class Emitter:
+    """Satisfies `kernel.Outlet` for the worker whose counters are `seat`.
+
+    `batch()` says which items of the frame in hand the outputs derive from, and which failed.
+    With `ordered`, each output's frame names its source items exactly and a failed item leaves an
+    empty frame, so that who puts the results in order does not wait for it.
+    """
+
+    def __init__(
+        self,
+        seat: SeatCounters,
+        edges: list[Edge],
+        dead_letters: Producer | None,
+        max_item_bytes: int,
+        log: Callable[[str], None],
+        is_map: bool,
+        ordered: bool,
+    ) -> None:
+        self.waited_ns = 0
+        self.log = log
+        self.batch: Callable[[], tuple[range, set[int]]] = _no_batch
+        self._seat = seat
+        self._edges = edges
+        self._dead_letters = dead_letters
+        self._letters_to_skip = 0
+        self._max_item_bytes = max_item_bytes
+        self._is_map = is_map
+        self._ordered = ordered
+        self._source = Tag(0, 0, 0, 0, 0)
+
+    @property
+    def flush_items(self) -> int:
+        return max((edge.frame_items for edge in self._edges), default=_NO_EDGE_FLUSH)
+
+    def begin(self, source: Tag) -> None:
+        """The outputs to come derive from the frame tagged `source`."""
+        self._source = source
+
+    def resume(self) -> None:
+        """The frame in hand is one that a dead worker began: skip what of it is out already."""
+        row = self._seat.row
+        for edge in self._edges:
+            edge.skip = edge.producer.published + edge.producer.dropped - row.emitted
+        if self._dead_letters is not None:
+            self._letters_to_skip = self._dead_letters.published - row.dead_lettered
+
+    def emit(self, outputs: list[Any]) -> None:
+        self._seat.put(counters.ITEM, 0)  # from here on a death is not the item's fault
+        batch, failed = self.batch()
+        if self._ordered and not failed.isdisjoint(batch):
+            self._emit_with_gaps(outputs, batch, failed)
+        elif outputs:
+            exact = self._is_map and len(outputs) == len(batch)
+            self._emit(outputs, self._tag(batch.start, len(batch), exact))
+
+    def _tag(self, first: int, span: int, exact: bool) -> Tag:
+        """The tag of outputs of `span` items of the frame in hand, from index `first` on."""
+        source = self._source
+        now = time.perf_counter_ns()
+        if source.exact:
+            return Tag(now, source.born_ns, source.origin + first, span, exact)
+        return Tag(now, source.born_ns, source.origin, source.span, 0)
+
+    def _emit_with_gaps(self, outputs: list[Any], batch: range, failed: set[int]) -> None:
+        for payload in self._encode(outputs, len(outputs) or 1):
+            del payload  # all of them can travel
+        start = 0
+        for index in batch:
+            if index in failed:
+                self._emit_gap(self._tag(index, 1, False))
+            else:
+                self._emit(outputs[start : start + 1], self._tag(index, 1, True))
+                start += 1
+
+    def _emit_gap(self, tag: Tag) -> None:
+        empty = encode([], self._max_item_bytes)
+        for edge in self._edges:
+            if edge.producer.acquire(1) or self._wait(edge.producer, 1):
+                edge.producer.publish(empty, tag)
+
+    def _emit(self, outputs: list[Any], tag: Tag) -> None:
+        """Publish on every edge; everything is encoded before anything is sent."""
+        frames: dict[int, list[Payload]] = {}
+        for edge in self._edges:
+            if edge.frame_items not in frames:
+                frames[edge.frame_items] = self._encode(outputs, edge.frame_items)
+        for edge in self._edges:
+            start = 0
+            for payload in frames[edge.frame_items]:
+                part = outputs[start : start + payload.items]
+                self._send(edge, part, payload, _shift(tag, start, len(part)))
+                start += payload.items
+
+    def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
+        payloads: list[Payload] = []
+        for start in range(0, len(outputs), size):
+            part = outputs[start : start + size]
+            payloads += encode_all(part, self._max_item_bytes, start)
+        return payloads
+
+    def _send(self, edge: Edge, items: list[Any], payload: Payload, tag: Tag) -> None:
+        """Publish what of `items` is not out yet, in as many frames as the credits dictate."""
+        start = min(edge.skip, len(items))
+        edge.skip -= start
+        producer = edge.producer
+        while start < len(items):
+            want = len(items) - start
+            got = producer.acquire(want)
+            if not got and edge.drop_on_full:
+                producer.drop(want)
+                return
+            got = got or self._wait(producer, want)
+            if got < len(items):
+                payload = encode(items[start : start + got], self._max_item_bytes)
+            producer.publish(payload, _shift(tag, start, got))
+            edge.adapt(payload)
+            start += got
+
+    def _wait(self, producer: Producer, items: int) -> int:
+        began = time.perf_counter_ns()
+        self._seat.enter(counters.BLOCKED)
+        got = producer.acquire(items, wait=True)
+        self._seat.enter(counters.BUSY)
+        self.waited_ns += time.perf_counter_ns() - began
+        return got
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        producer = self._dead_letters
+        assert producer is not None
+        if self._letters_to_skip:
+            self._letters_to_skip -= 1
+            return
+        try:
+            payload = encode([letter], self._max_item_bytes)
+        except ItemError as error:
+            note = f"{letter.error} (the item is lost: {error})"
+            payload = encode([replace(letter, item=None, error=note)], self._max_item_bytes)
+        if producer.acquire(1) or self._wait(producer, 1):
+            producer.publish(payload, self._source)
+
+
+def _shift(tag: Tag, start: int, items: int) -> Tag:
+    """The tag of a part of a frame."""
+    if not tag.exact:
+        return tag
+    return tag._replace(origin=tag.origin + start, span=items)
+
+
+def _no_batch() -> tuple[range, set[int]]:
+    return range(0), set()

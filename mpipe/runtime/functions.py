@@ -1,0 +1,68 @@
+"""How the user's functions reach the workers: by value, together with the classes of `__main__`.
+
+Items may be instances of classes that the user's script defines. Pickle refers to these as
+`__main__.Name`, so every worker's `__main__` gets the caller's classes; nothing is imported again
+and no main guard is needed.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import types
+from typing import Any
+
+import cloudpickle
+
+from ..errors import OptionError
+from ..stage import StageSpec
+
+
+def pack_function(stage: StageSpec) -> bytes:
+    """Pickle the stage's function; raises `OptionError` when it cannot be."""
+    classes = main_classes()
+    try:
+        return bytes(cloudpickle.dumps((stage.fn, classes), protocol=5))
+    except Exception:
+        classes = {name: cls for name, cls in classes.items() if _can_be_pickled(cls)}
+    try:
+        return bytes(cloudpickle.dumps((stage.fn, classes), protocol=5))
+    except Exception as error:
+        raise OptionError(
+            f"stage {stage.name!r}: its function cannot be sent to other processes: {error}; "
+            f"open files, locks and the like in an mpipe.Stage's setup() instead"
+        ) from error
+
+
+def main_classes() -> dict[str, type]:
+    """Classes that the caller's script or notebook defines at its top level."""
+    main = sys.modules.get("__main__")
+    return {
+        name: value
+        for name, value in vars(main).items()
+        if isinstance(value, type) and value.__module__ == "__main__"
+    }
+
+
+def _can_be_pickled(cls: type) -> bool:
+    try:
+        cloudpickle.dumps(cls, protocol=5)
+    except Exception:
+        return False
+    return True
+
+
+def load_function(packed: bytes) -> Any:
+    """In a worker: the stage's function. Makes `__main__` look like the caller's."""
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    fn, classes = cloudpickle.loads(packed)
+    vars(main).update(classes)
+    return fn
+
+
+def reseed() -> None:
+    """Give a forked worker random numbers of its own."""
+    random.seed()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()

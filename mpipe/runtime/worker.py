@@ -1,0 +1,266 @@
+"""A worker: one process in one seat, from recovery to teardown.
+
+For each frame, in order: (1) take it and return its credits; (2) run the kernel over its items,
+which publishes outputs as it goes; (3) record times, commit the counters; (4) release the slot.
+A replacement finds in its seat's words how far the dead worker came and carries on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+from ..errors import StageError
+from ..transport import counters
+from ..transport.channel import Channel
+from ..transport.consumer import Consumer
+from ..transport.counters import Board, Row, SeatCounters
+from ..transport.frame import Header, Tag
+from ..transport.producer import Producer
+from ..transport.token import END
+from .emitter import Edge, Emitter
+from .functions import load_function
+from .kernel import Kernel, Stopped
+from .reports import Reporter
+from .spec import RunSpec
+
+
+class Worker:
+    """The process in seat number `seat` of the run."""
+
+    def __init__(self, spec: RunSpec, seat: int, reporter: Reporter) -> None:
+        plan = spec.plan
+        stage = plan.stage_of(seat)
+        self._index = seat - plan.first_seat[stage]
+        self._options = plan.graph.stages[stage]
+        self._function = spec.functions[stage]
+        self._is_terminal = seat in plan.terminal_seats
+        self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
+        self._counters = SeatCounters(self._board, seat)
+        self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
+        edges = list(_edges(spec, stage, seat))
+        letters = _dead_letters(spec, seat)
+        self._producers = [edge.producer for edge in edges] + ([letters] if letters else [])
+        self._emitter = Emitter(
+            self._counters,
+            edges,
+            letters,
+            spec.max_item_bytes,
+            reporter.log,
+            self._options.kind == "map",
+            spec.ordered_results,
+        )
+        self._kernel: Kernel | None = None
+        self._service_ns = 0.0
+        self._idle_ns = 0
+
+    def recover(self) -> None:
+        """Finish what a dead worker in this seat had begun, before others wait for it."""
+        self._counters.enter(counters.STARTING)
+        for producer in self._producers:
+            producer.recover()
+        if self._consumer.recover() not in (0, END):
+            self._emitter.resume()
+
+    def open(self) -> None:
+        """Load the stage's function and set it up; raises `StageError`."""
+        try:
+            fn = load_function(self._function)
+        except Exception as error:
+            raise self._error("could not load the stage's function", error) from error
+        kernel = Kernel(replace(self._options, fn=fn), self._index, self._emitter)
+        self._emitter.batch = lambda: (kernel.batch, kernel.failed)
+        self._kernel = kernel
+        kernel.open()
+        self._counters.put(counters.STATEFUL, kernel.stateful)
+        self._counters.enter(counters.BUSY)
+
+    def work(self) -> None:
+        """Handle frames to the end of input, then finish; raises `StageError`."""
+        consumer, kernel = self._consumer, self._kernel
+        assert kernel is not None
+        while True:
+            if not consumer.token and not consumer.take():
+                self._wait()
+            if consumer.token == END:
+                break
+            header = consumer.claim()
+            if header is None:
+                continue
+            if not self._counters.is_committed(consumer.token):
+                self._handle(kernel, header)
+            consumer.release()
+        if not self._counters.is_committed(END):
+            now = time.perf_counter_ns()
+            self._emitter.begin(Tag(now, now, 0, 0, 0))
+            kernel.finish()
+            self._commit(kernel, END, None, now)
+        self._counters.enter(counters.FINISHED)
+        self._counters.put(counters.DONE, 1)
+
+    def close(self) -> None:
+        """Tear the stage down; raises `StageError`."""
+        if self._kernel is not None:
+            self._kernel.close()
+
+    def _wait(self) -> None:
+        began = time.perf_counter_ns()
+        self._counters.enter(counters.IDLE)
+        self._consumer.wait_take()
+        self._counters.enter(counters.BUSY)
+        self._idle_ns += time.perf_counter_ns() - began
+
+    def _handle(self, kernel: Kernel, header: Header) -> None:
+        taken, put, token = time.perf_counter_ns(), self._counters.put, self._consumer.token
+        put(counters.HOLDING, header.items)
+        put(counters.ORIGIN, header.origin)
+        put(counters.SPAN, header.span)
+        self._emitter.begin(header.tag)
+        kernel.position = lambda index: describe_position(header, index)
+        kernel.run(self._load(), self._careful(token))
+        put(counters.ITEM, 0)
+        self._commit(kernel, token, header, taken)
+        put(counters.HOLDING, 0)
+
+    def _load(self) -> list[Any]:
+        try:
+            return self._consumer.load()
+        except Exception as error:
+            raise self._error("could not unpickle its input", error) from error
+
+    def _careful(self, token: int) -> Callable[[int], str | None] | None:
+        """From the second attempt at a frame on, say which item is in hand."""
+        seat, board = self._counters.seat, self._board
+        if board.get(seat, counters.CAREFUL) != token:
+            return None
+        condemned = board.condemned(seat, token)
+
+        def before(index: int) -> str | None:
+            if index in condemned:
+                return f"it killed its worker {self._options.max_crashes} times"
+            self._counters.put(counters.ITEM, index + 1)
+            return None
+
+        return before
+
+    def _commit(self, kernel: Kernel, token: int, header: Header | None, taken: int) -> None:
+        """Record times, then make the frame's counts part of the sums with one store."""
+        now = time.perf_counter_ns()
+        seat, tally, durations, old = self._counters, kernel.tally, kernel.durations, self._row
+        items = len(durations)
+        service, longest = sum(durations), max(durations, default=0)
+        waited = max(0, taken - header.put_ns) if header and items else 0
+        age = max(0, now - header.born_ns) if header and items and self._is_terminal else 0
+        if items:
+            seat.record(counters.SERVICE, durations)
+            seat.record_same(counters.WAIT, waited, items)
+            if self._is_terminal:
+                seat.record_same(counters.END_TO_END, age, items)
+            self._report_service(service / items)
+        row = Row(
+            old.processed + tally.processed,
+            old.failed + tally.failed,
+            old.dead_lettered + tally.dead_lettered,
+            old.retried + tally.retried,
+            old.emitted + tally.emitted,
+            old.service_ns + service,
+            max(old.service_max_ns, longest),
+            old.wait_ns + waited * items,
+            max(old.wait_max_ns, waited),
+            old.end_to_end_ns + age * items,
+            max(old.end_to_end_max_ns, age),
+            old.idle_ns + self._idle_ns,
+            old.blocked_ns + self._emitter.waited_ns,
+        )
+        seat.commit(token, row)
+        self._idle_ns = self._emitter.waited_ns = 0
+
+    @property
+    def _row(self) -> Row:
+        return self._counters.row
+
+    def _report_service(self, mean_ns: float) -> None:
+        known = self._service_ns
+        self._service_ns = mean_ns if not known else known + (mean_ns - known) / 4
+        self._consumer.report_service(int(self._service_ns))
+
+    def _error(self, what: str, error: BaseException) -> StageError:
+        name, index = self._options.name, self._index
+        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        message = f"stage {name!r} (worker {index}) {what}: {type(error).__name__}: {error}"
+        return StageError(message, name, index, "", 1, trace)
+
+
+def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
+    plan = spec.plan
+    for name in plan.graph.downstream(plan.graph.stages[stage].name):
+        target = plan.index[name]
+        channel = Channel(spec.channels[target])
+        drop_on_full = plan.graph.stages[target].drop_on_full
+        yield Edge(Producer(channel, plan.producers_of(target).index(seat)), drop_on_full)
+    if spec.results is not None and seat in plan.terminal_seats:
+        yield Edge(Producer(Channel(spec.results), plan.terminal_seats.index(seat)), False)
+
+
+def _dead_letters(spec: RunSpec, seat: int) -> Producer | None:
+    if spec.dead_letters is None or seat not in spec.plan.dead_letter_seats:
+        return None
+    return Producer(Channel(spec.dead_letters), spec.plan.dead_letter_seats.index(seat))
+
+
+def describe_position(header: Header, index: int) -> str:
+    """Name an item by the source item, or items, that it derives from."""
+    if header.exact:
+        return f"source item {header.origin + index}"
+    if header.span == 1:
+        return f"an item from source item {header.origin}"
+    if header.span == 0:
+        return "an item from finish()"
+    return f"an item from source items {header.origin} to {header.origin + header.span - 1}"
+
+
+def run_worker(spec: RunSpec, seat: int) -> int:
+    """The life of a worker; returns its exit status."""
+    signal.signal(signal.SIGTERM, _stop)
+    reporter = Reporter(spec.reports, seat)
+    worker = Worker(spec, seat, reporter)
+    try:
+        try:
+            worker.recover()
+            worker.open()
+            worker.work()
+        except Exception as error:
+            report = error if isinstance(error, StageError) else worker._error("broke", error)
+            reporter.error(report)
+            while True:
+                signal.pause()
+    except Stopped:
+        with contextlib.suppress(Exception):
+            worker.close()
+        return 0
+    try:
+        worker.close()
+    except StageError as error:
+        reporter.error(error)
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stopped
+
+
+def leave(status: int) -> None:
+    """End this process at once, with its output flushed, whatever threads user code left."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(status)

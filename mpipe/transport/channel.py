@@ -1,0 +1,136 @@
+"""A channel: a bounded queue of items in front of one pool of workers.
+
+        producers                                    consumers
+      take credits  <------- free pipe <--------  return credits
+      fill the slot                               (one spare + the riders)
+      put the token  ------> ready pipe ------->  take the frame
+
+A token in the free pipe is a credit for `unit` items; the queue can never hold more items than
+there are credits. A frame of n items takes the credits for n: its first token says in which slot
+it lies, the others ride along in its header. A consumer gives as many credits back the moment it
+takes the frame, with its spare slot in place of the one it now holds; when it is done, that slot
+becomes its spare. The protocol in full, with its recovery, is docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from array import array
+from dataclasses import dataclass
+
+from . import memory
+from .layout import SLOT_BYTES, SPARE, ChannelLayout
+from .pipe import PipeFds, TokenPipe, create_pipe
+from .token import END, first_token
+
+
+@dataclass(frozen=True)
+class ChannelFds:
+    """What a process needs to open a channel: sizes and inherited descriptors."""
+
+    layout: ChannelLayout
+    file: int
+    free: PipeFds
+    ready: PipeFds
+
+    def all(self) -> tuple[int, ...]:
+        return (self.file, *self.free.all(), *self.ready.all())
+
+
+def create_channel(layout: ChannelLayout) -> ChannelFds:
+    """Make a channel whose every credit is free; the caller closes the descriptors."""
+    opened: list[int] = []
+    try:
+        file = memory.create_file(layout.file_bytes)
+        opened.append(file)
+        free = create_pipe()
+        opened.extend(free.all())
+        ready = create_pipe()
+        opened.extend(ready.all())
+        fds = ChannelFds(layout, file, free, ready)
+        _fill(fds)
+    except BaseException:
+        for fd in opened:
+            os.close(fd)
+        raise
+    return fds
+
+
+def _fill(fds: ChannelFds) -> None:
+    layout = fds.layout
+    tokens = [first_token(slot) for slot in range(layout.slots)]
+    with Channel(fds) as channel:
+        for slot, token in enumerate(tokens):
+            channel.words[slot] = token
+        for seat in range(layout.consumers):
+            channel.words[layout.consumer(seat) + SPARE] = tokens[layout.credits + seat]
+        os.write(fds.free.write, array("Q", tokens[: layout.credits]))
+
+
+class Channel:
+    """One process's mapping of a channel. Payload memory is mapped only when it is used."""
+
+    def __init__(self, fds: ChannelFds) -> None:
+        self.layout = fds.layout
+        self._file = fds.file
+        self._words = memory.map_shared(fds.file, fds.layout.words_bytes)
+        self.words = memory.words(self._words)
+        self._raw = memoryview(self._words)
+        self.free = TokenPipe(fds.free, self._raw)
+        self.ready = TokenPipe(fds.ready, self._raw)
+        self._slots: mmap.mmap | None = None
+        self._spills: mmap.mmap | None = None
+        self._slots_view: memoryview | None = None
+
+    def slot(self, slot: int) -> memoryview:
+        """The slot's memory: header, riders, small payload."""
+        if self._slots_view is None:
+            layout = self.layout
+            self._slots = memory.map_shared(self._file, layout.slots_bytes, layout.words_bytes)
+            self._slots_view = memoryview(self._slots)
+        start = slot * SLOT_BYTES
+        return self._slots_view[start : start + SLOT_BYTES]
+
+    def _spill_map(self) -> mmap.mmap:
+        if self._spills is None:
+            layout = self.layout
+            size = layout.slots * layout.spill_bytes
+            self._spills = memory.map_shared(self._file, size, layout.spill(0))
+        return self._spills
+
+    def spill(self, slot: int) -> memoryview:
+        """The slot's memory for a large payload."""
+        start = slot * self.layout.spill_bytes
+        return memoryview(self._spill_map())[start : start + self.layout.spill_bytes]
+
+    def private_spill(self, slot: int, size: int) -> mmap.mmap:
+        """A private view of the first `size` bytes of the slot's spill: stores stay in here."""
+        return memory.map_private(self._file, size, self.layout.spill(slot))
+
+    def trim_spill(self, slot: int, keep: int, size: int) -> None:
+        """Give the pages of a spill beyond `keep` bytes, of `size` that were used, back."""
+        if size > keep:
+            start = slot * self.layout.spill_bytes + keep
+            self._spill_map().madvise(mmap.MADV_REMOVE, start, size - keep)
+
+    def put_ends(self) -> None:
+        """Tell every consumer that there is no more input. Once, when all producers are done."""
+        self.ready.put(array("Q", [END] * self.layout.consumers).tobytes())
+
+    def close(self) -> None:
+        """Unmap; must not be used while frames of this process are in hand."""
+        self.words.release()
+        self._raw.release()
+        self._words.close()
+        if self._slots_view is not None:
+            self._slots_view.release()
+        for mapping in (self._slots, self._spills):
+            if mapping is not None:
+                mapping.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

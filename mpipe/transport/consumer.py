@@ -1,0 +1,182 @@
+"""The consuming end of a channel: takes frames, returns credits, recovers what a crash left.
+
+For each frame, in order:
+
+    1. take: the kernel moves the token into the word "in hand"
+    2. verify it if its attempt is above 0; a double is thrown away
+    3. give the spare slot and the riders their next serial, and put them to the free pipe
+    4. credited = token
+    5. load the items; the worker handles them and commits its counters
+    6. spare = token: the slot of the frame that is done is the new spare
+    7. in hand = 0
+
+Invariant: as for the producer; and the seat owns one slot beside the frame in hand, its spare,
+except between 3 and 6. So the queue's credits are whole again the moment a frame leaves it.
+"""
+
+from __future__ import annotations
+
+import mmap
+from typing import Any
+
+from . import frame
+from .channel import Channel
+from .layout import CREDIT_ATTEMPT, CREDITED, IN_HAND, PAGE, SERVICE_NS, SPARE
+from .token import (
+    ATTEMPT_MASK,
+    ATTEMPT_ONE,
+    END,
+    SERIAL_ONE,
+    SLOT_MASK,
+    attempt,
+    commit,
+    plain,
+    to_bytes,
+)
+
+RETAINED_BYTES = 1 << 26
+"""Memory that a channel's spills may keep while they are unused, in bytes."""
+
+ZERO_COPY_BYTES = 1 << 16
+"""Payloads from this size on are mapped rather than copied when they hold arrays."""
+
+
+class Consumer:
+    """Seat number `seat` of those that consume from `channel`.
+
+    With `copy` the items own their memory; else their arrays are views that end with `release`.
+    """
+
+    def __init__(self, channel: Channel, seat: int, copy: bool = False) -> None:
+        self.channel = channel
+        self._words = channel.words
+        self._block = channel.layout.consumer(seat)
+        self._copy = copy
+        self._recovering = False
+        self._header: frame.Header | None = None
+        self._mapping: mmap.mmap | None = None
+        self._keep = RETAINED_BYTES // channel.layout.slots // PAGE * PAGE
+
+    @property
+    def token(self) -> int:
+        """The token in hand, 0 for none, `END` at the end of input."""
+        return self._words[self._block + IN_HAND]
+
+    def take(self) -> bool:
+        """Take a frame's token into the empty hand, if there is one."""
+        return self.channel.ready.take(self._block + IN_HAND) > 0
+
+    def wait_take(self) -> None:
+        """Take a frame's token into the empty hand; blocks until there is one."""
+        self.channel.ready.wait_take(self._block + IN_HAND)
+
+    def claim(self) -> frame.Header | None:
+        """Make the frame in hand ours and return its credits; None if its token was a double."""
+        words, block = self._words, self._block
+        token = words[block + IN_HAND]
+        if attempt(token):
+            genuine = self._is_genuine(token)
+            token = plain(token) if genuine else 0
+            words[block + IN_HAND] = token
+            if not genuine:
+                return None
+        header, riders = frame.read_header(self.channel.slot(token & SLOT_MASK), token)
+        if words[block + CREDITED] != token:
+            self._return_credits([words[block + SPARE], *riders])
+            words[block + CREDITED] = token
+        self._recovering = False
+        self._header = header
+        return header
+
+    def _return_credits(self, tokens: list[int]) -> None:
+        if self._recovering:
+            self._return_doubtful(tokens)
+            return
+        following = [token + SERIAL_ONE for token in tokens]
+        commit(self._words, following)
+        self.channel.free.put(to_bytes(following))
+
+    def load(self) -> list[Any]:
+        """The items of the claimed frame."""
+        header = self._header
+        assert header is not None
+        slot = self.token & SLOT_MASK
+        size = header.payload_bytes
+        if not header.spilled:
+            memory = self.channel.slot(slot)[frame.payload_offset(header) :]
+        elif header.buffers and size >= ZERO_COPY_BYTES and not self._copy:
+            self._mapping = self.channel.private_spill(slot, size)
+            return frame.read_items(header, memoryview(self._mapping))
+        else:
+            memory = self.channel.spill(slot)
+        if header.buffers:
+            memory = memoryview(bytearray(memory[:size]))
+        return frame.read_items(header, memory)
+
+    def release(self) -> None:
+        """The frame in hand is done; its slot becomes the spare."""
+        words, block, header = self._words, self._block, self._header
+        token = words[block + IN_HAND]
+        if self._mapping is not None:
+            _let_go(self._mapping)
+            self._mapping = None
+        if header is not None and header.spilled:
+            self.channel.trim_spill(token & SLOT_MASK, self._keep, header.payload_bytes)
+        self._header = None
+        words[block + SPARE] = token
+        words[block + IN_HAND] = 0
+
+    def report_service(self, mean_ns: int) -> None:
+        """Tell the producers the mean service time of an item, in nanoseconds."""
+        self._words[self._block + SERVICE_NS] = max(1, mean_ns)
+
+    # Recovery, by the process that takes the seat over.
+
+    def recover(self) -> int:
+        """Look at what is in hand: returns its token, 0 for nothing, `END`. Then `claim` it."""
+        words, block = self._words, self._block
+        if words[block + SPARE] == words[block + IN_HAND]:  # died between steps 6 and 7
+            words[block + IN_HAND] = 0
+        self._recovering = words[block + IN_HAND] not in (0, END)
+        return words[block + IN_HAND]
+
+    def _return_doubtful(self, tokens: list[int]) -> None:
+        """As `_return_credits`, when some of them may have been returned by a dead process."""
+        words, block = self._words, self._block
+        words[block + CREDIT_ATTEMPT] = (words[block + CREDIT_ATTEMPT] + ATTEMPT_ONE) & ATTEMPT_MASK
+        again: list[int] = []
+        for token in tokens:
+            following, current = token + SERIAL_ONE, words[token & SLOT_MASK]
+            if current == token:
+                words[token & SLOT_MASK] = following
+                again.append(following)
+            elif current == following:
+                again.append(following | words[block + CREDIT_ATTEMPT])
+        self.channel.free.put(to_bytes(again))
+
+    def _is_genuine(self, token: int) -> bool:
+        """Whether no earlier attempt of `token` was taken: pipes are first-in-first-out.
+
+        Each hand is looked at before the spare, the order in which a token moves between them.
+        """
+        words, layout = self._words, self.channel.layout
+        slot = token & SLOT_MASK
+        if words[slot] != plain(token):
+            return False
+        for seat in range(layout.consumers):
+            for place in (IN_HAND, SPARE):
+                other = words[layout.consumer(seat) + place]
+                if plain(other) == plain(token) and attempt(other) < attempt(token):
+                    return False
+        return words[slot] == plain(token)
+
+
+def _let_go(mapping: mmap.mmap) -> None:
+    """Unmap; if user code kept an array, make its memory this process's own before the slot goes.
+
+    Storing into each page of a private mapping copies it, so what was kept stays as it is.
+    """
+    try:
+        mapping.close()
+    except BufferError:
+        mapping[::PAGE] = mapping[::PAGE]

@@ -1,0 +1,189 @@
+"""The board: every seat's counters in one shared-memory file, without locks, for anyone to read.
+
+A seat's block has three parts: words of the worker, words of the coordinator, and two rows of sums.
+A frame's counts are committed with one store: the worker writes the new sums into the row that is
+not in use, then stores `COMMITTED` = the frame's token with the row's number in its attempt bits.
+So a frame is counted exactly once, and a replacement knows whether the frame in hand was. The
+histograms beside the rows are not committed: a kill may lose or repeat one frame's times in them.
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..policy import histogram
+from . import memory
+from .token import ATTEMPT_ONE, plain
+
+# Words of the worker.
+COMMITTED, HOLDING, ITEM, STATE, SINCE, DONE, STATEFUL, ORIGIN, SPAN = range(9)
+# Words of the coordinator.
+PID, RESTARTS, CAREFUL, CONDEMNED_IN, CONDEMNED_COUNT, CPU_NS, RSS_BYTES = range(12, 19)
+CONDEMNED = 20
+MAX_CONDEMNED = 12
+_ROWS = CONDEMNED + MAX_CONDEMNED
+
+STARTING, IDLE, BUSY, BLOCKED, FINISHED = range(5)
+STATES = ("starting", "idle", "busy", "blocked", "finished")
+
+SERVICE, WAIT, END_TO_END = range(3)
+"""The histograms of a seat."""
+
+
+class Row(NamedTuple):
+    """Sums of one seat since the start: items, and nanoseconds where the name says so."""
+
+    processed: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+    retried: int = 0
+    emitted: int = 0
+    service_ns: int = 0
+    service_max_ns: int = 0
+    wait_ns: int = 0
+    wait_max_ns: int = 0
+    end_to_end_ns: int = 0
+    end_to_end_max_ns: int = 0
+    idle_ns: int = 0
+    blocked_ns: int = 0
+
+
+_ROW_WORDS = len(Row())
+_HISTOGRAMS = _ROWS + 2 * _ROW_WORDS
+SEAT_WORDS = (_HISTOGRAMS + 3 * histogram.BUCKETS + 7) // 8 * 8
+
+
+def board_bytes(seats: int, stages: int) -> int:
+    """Size of the file for so many seats and stages."""
+    return (seats * SEAT_WORDS + stages * 2 + 1) * 8
+
+
+class Board:
+    """One process's mapping of the board."""
+
+    def __init__(self, fd: int, seats: int, stages: int) -> None:
+        self._memory = memory.map_shared(fd, board_bytes(seats, stages))
+        self.words = memory.words(self._memory)
+        self._refused = seats * SEAT_WORDS
+        self._coordinator_cpu = self._refused + 2 * stages
+
+    def get(self, seat: int, word: int) -> int:
+        return self.words[seat * SEAT_WORDS + word]
+
+    def put(self, seat: int, word: int, value: int) -> None:
+        self.words[seat * SEAT_WORDS + word] = value
+
+    def row(self, seat: int) -> Row:
+        """The committed sums of a seat."""
+        start = seat * SEAT_WORDS
+        return self._row_at(start, self.words[start + COMMITTED])
+
+    def _row_at(self, start: int, committed: int) -> Row:
+        index = start + _ROWS + _ROW_WORDS * _row_number(committed)
+        return Row._make(self.words[index : index + _ROW_WORDS].tolist())
+
+    def times(self, seat: int, which: int) -> histogram.Counts:
+        """A copy of one of the seat's histograms."""
+        return self.times_view(seat, which).copy()
+
+    def times_view(self, seat: int, which: int) -> histogram.Counts:
+        """One of the seat's histograms itself; keeps the board mapped."""
+        offset = (seat * SEAT_WORDS + _HISTOGRAMS + which * histogram.BUCKETS) * 8
+        return np.frombuffer(self.words, np.uint64, histogram.BUCKETS, offset)
+
+    def condemned(self, seat: int, token: int) -> set[int]:
+        """Indices in frame `token` of items that must not be tried again."""
+        if self.get(seat, CONDEMNED_IN) != token:
+            return set()
+        start = seat * SEAT_WORDS + CONDEMNED
+        return set(self.words[start : start + self.get(seat, CONDEMNED_COUNT)].tolist())
+
+    def condemn(self, seat: int, token: int, index: int) -> bool:
+        """Add an item to those; False if there is no room for another one. Coordinator only."""
+        known = self.condemned(seat, token)
+        if len(known) >= MAX_CONDEMNED:
+            return False
+        self.put(seat, CONDEMNED + len(known), index)
+        self.put(seat, CONDEMNED_COUNT, len(known) + 1)
+        self.put(seat, CONDEMNED_IN, token)
+        return True
+
+    def refuse(self, stage: int, dead_lettered: bool) -> None:
+        """Count a pushed item that cannot travel as failed at its stage. Caller only."""
+        self.words[self._refused + 2 * stage] += 1
+        self.words[self._refused + 2 * stage + 1] += dead_lettered
+
+    def refused(self, stage: int) -> tuple[int, int]:
+        """Pushed items that failed at `stage` because they cannot travel, and its dead letters."""
+        index = self._refused + 2 * stage
+        return self.words[index], self.words[index + 1]
+
+    def put_coordinator_cpu(self, nanoseconds: int) -> None:
+        """Say how much CPU time the coordinator has used. Coordinator only."""
+        self.words[self._coordinator_cpu] = nanoseconds
+
+    @property
+    def coordinator_cpu_ns(self) -> int:
+        return self.words[self._coordinator_cpu]
+
+    def close(self) -> None:
+        """Unmap."""
+        self.words.release()
+        self._memory.close()
+
+
+class SeatCounters:
+    """The worker's hand on its own block."""
+
+    def __init__(self, board: Board, seat: int) -> None:
+        self.board = board
+        self.seat = seat
+        self._words = board.words
+        self._start = seat * SEAT_WORDS
+        self._histograms = [board.times_view(seat, which) for which in range(3)]
+        self.row = board.row(seat)
+
+    def put(self, word: int, value: int) -> None:
+        self._words[self._start + word] = value
+
+    def enter(self, state: int) -> None:
+        """Say what the worker does from now on."""
+        self._words[self._start + STATE] = state
+        self._words[self._start + SINCE] = time.perf_counter_ns()
+
+    def is_committed(self, token: int) -> bool:
+        """Whether the frame `token` has been counted."""
+        return plain(self._words[self._start + COMMITTED]) == token
+
+    def record(self, which: int, nanoseconds: Sequence[int]) -> None:
+        """Add times to a histogram."""
+        histogram.record(self._histograms[which], nanoseconds)
+
+    def record_same(self, which: int, nanoseconds: int, count: int) -> None:
+        """Add one time `count` times."""
+        self._histograms[which][histogram.bucket(nanoseconds)] += np.uint64(count)
+
+    def commit(self, token: int, row: Row) -> None:
+        """Make `row` the sums, with the frame `token` counted in."""
+        number = 1 - _row_number(self._words[self._start + COMMITTED])
+        index = self._start + _ROWS + _ROW_WORDS * number
+        self._words[index : index + _ROW_WORDS] = memoryview(array("Q", row))
+        self._words[self._start + COMMITTED] = token | number * ATTEMPT_ONE
+        self.row = row
+
+
+def _row_number(committed: int) -> int:
+    return int(committed & ATTEMPT_ONE != 0)
+
+
+def idle_and_blocked(board: Board, seat: int, row: Row, now: int) -> tuple[int, int]:
+    """The row's idle and blocked time in nanoseconds, with the wait that is going on now."""
+    state, since = board.get(seat, STATE), board.get(seat, SINCE)
+    going_on = max(0, now - since)
+    idle = row.idle_ns + (going_on if state == IDLE else 0)
+    return idle, row.blocked_ns + (going_on if state == BLOCKED else 0)

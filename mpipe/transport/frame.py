@@ -1,0 +1,216 @@
+"""Frames: a batch of items as bytes in a slot.
+
+A slot holds a header, the riders (tokens of the further credits the frame takes) and the payload:
+lengths of the buffers, the pickle, the buffers (each 64-byte aligned). A payload that does not fit
+lies in the slot's spill. The header's checksum is seeded with the token, so a torn, overwritten or
+misplaced frame is an error and never garbage handed to a function.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from zlib import crc32
+
+from ..errors import ItemError, MPipeError
+from .layout import SLOT_BYTES
+
+OUT_OF_BAND_BYTES = 1 << 12
+"""Buffers from this size on are copied once, straight into the slot, not through the pickle."""
+
+_HEADER = struct.Struct("=11Q")
+_CHECKSUM = struct.Struct("=Q")
+HEADER_BYTES = _CHECKSUM.size + _HEADER.size
+
+
+class Unsendable(Exception):
+    """Item number `index` of a batch cannot travel; raised before any of the batch is sent."""
+
+    def __init__(self, index: int, error: ItemError) -> None:
+        super().__init__(index, error)
+        self.index = index
+        self.error = error
+
+
+class Tag(NamedTuple):
+    """Where a frame comes from; times are `perf_counter_ns`."""
+
+    put_ns: int
+    born_ns: int
+    """When the first source item that it derives from was pushed."""
+    origin: int
+    """Number of that source item."""
+    span: int
+    """Number of source items, from `origin` on, that its items derive from."""
+    exact: int
+    """1 if item i of the frame derives from source item `origin + i`, else 0."""
+
+
+class Header(NamedTuple):
+    """What is known of a frame without unpickling it; the last five as in `Tag`."""
+
+    items: int
+    riders: int
+    buffers: int
+    pickle_bytes: int
+    payload_bytes: int
+    spilled: int
+    put_ns: int
+    born_ns: int
+    origin: int
+    span: int
+    exact: int
+
+    @property
+    def tag(self) -> Tag:
+        return Tag(*self[6:])
+
+
+class Payload(NamedTuple):
+    """Pickled items, not yet in a slot."""
+
+    items: int
+    data: bytes
+    buffers: list[memoryview]
+    size: int
+
+
+def encode(items: Sequence[Any], max_bytes: int) -> Payload:
+    """Pickle items; raise `ItemError` when one cannot be, or all together are over `max_bytes`."""
+    buffers: list[memoryview] = []
+
+    def in_band(buffer: pickle.PickleBuffer) -> bool:
+        try:
+            raw = buffer.raw()
+        except BufferError:  # not contiguous
+            return True
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        buffers.append(raw)
+        return False
+
+    try:
+        data = pickle.dumps(items, 5, buffer_callback=in_band)
+    except Exception:
+        buffers.clear()
+        data = _encode_by_value(items, in_band)
+    size = _pickle_offset(len(buffers)) + len(data)
+    if buffers:
+        size += sum(_aligned(raw.nbytes) for raw in buffers) + 64
+    if size > max_bytes + 4096:
+        raise ItemError(f"pickled it takes {size:,} bytes, over the limit of {max_bytes:,}")
+    return Payload(len(items), data, buffers, size)
+
+
+def _encode_by_value(items: Sequence[Any], in_band: Any) -> bytes:
+    """Pickle what the standard pickle refuses: lambdas, local functions and classes."""
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(items, protocol=5, buffer_callback=in_band))
+    except Exception as error:
+        raise ItemError(f"it cannot be pickled: {error}") from error
+
+
+def encode_all(items: Sequence[Any], max_bytes: int, start: int = 0) -> list[Payload]:
+    """Pickle items into as few frames as the limit allows; raise `Unsendable` for the first bad.
+
+    `start` is the index of the first of them, for the error.
+    """
+    try:
+        return [encode(items, max_bytes)]
+    except ItemError as error:
+        if len(items) == 1:
+            message = f"an item of type {_full_name(type(items[0]))} cannot be sent: {error}"
+            cause = ItemError(message)
+            cause.__cause__ = error.__cause__
+            raise Unsendable(start, cause) from error
+    half = len(items) // 2
+    left = encode_all(items[:half], max_bytes, start)
+    return left + encode_all(items[half:], max_bytes, start + half)
+
+
+def _full_name(kind: type) -> str:
+    builtin = kind.__module__ == "builtins"
+    return kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def write(
+    slot: memoryview,
+    spill: Callable[[], memoryview],
+    token: int,
+    payload: Payload,
+    riders: bytes,
+    tag: Tag,
+) -> None:
+    """Write a frame; `spill()` gives the memory for a payload that does not fit `slot`."""
+    start = HEADER_BYTES + len(riders)
+    spilled = start + payload.size + 64 > SLOT_BYTES
+    head = _HEADER.pack(
+        payload.items,
+        len(riders) // 8,
+        len(payload.buffers),
+        len(payload.data),
+        payload.size,
+        spilled,
+        *tag,
+    )
+    slot[:start] = _CHECKSUM.pack(_checksum(token, head, riders)) + head + riders
+    target = spill() if spilled else slot[_aligned(start) :]
+    offset = 0
+    if payload.buffers:
+        lengths = array("Q", [raw.nbytes for raw in payload.buffers]).tobytes()
+        offset = len(lengths)
+        target[:offset] = lengths
+    target[offset : offset + len(payload.data)] = payload.data
+    offset = _aligned(offset + len(payload.data))
+    for raw in payload.buffers:
+        target[offset : offset + raw.nbytes] = raw
+        offset += _aligned(raw.nbytes)
+
+
+def read_header(slot: memoryview, token: int) -> tuple[Header, list[int]]:
+    """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
+    header = Header._make(_HEADER.unpack_from(slot, _CHECKSUM.size))
+    riders = bytes(slot[HEADER_BYTES : HEADER_BYTES + 8 * header.riders])
+    head = slot[_CHECKSUM.size : HEADER_BYTES]
+    if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, head, riders):
+        raise MPipeError(
+            f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten"
+        )
+    return header, array("Q", riders).tolist()
+
+
+def read_items(header: Header, memory: memoryview) -> list[Any]:
+    """Unpickle the items from the payload's memory; arrays are views on it."""
+    offset = _pickle_offset(header.buffers)
+    data = memory[offset : offset + header.pickle_bytes]
+    if not header.buffers:
+        return list(pickle.loads(data))
+    lengths = memory[:offset].cast("Q").tolist()
+    offset = _aligned(offset + header.pickle_bytes)
+    buffers = []
+    for length in lengths:
+        buffers.append(memory[offset : offset + length])
+        offset += _aligned(length)
+    return list(pickle.loads(data, buffers=buffers))
+
+
+def payload_offset(header: Header) -> int:
+    """Where the payload starts in the slot, if it is not spilled."""
+    return _aligned(HEADER_BYTES + 8 * header.riders)
+
+
+def _checksum(token: int, head: bytes | memoryview, riders: bytes) -> int:
+    return crc32(riders, crc32(head, (token ^ token >> 24) & 0xFFFFFFFF))
+
+
+def _pickle_offset(buffers: int) -> int:
+    return 8 * buffers
+
+
+def _aligned(size: int) -> int:
+    return (size + 63) & ~63

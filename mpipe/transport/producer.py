@@ -1,0 +1,195 @@
+"""The producing end of a channel: takes credits, publishes frames, recovers what a crash left.
+
+`acquire` moves credits from the free pipe into the hand. `publish`, in order:
+
+    1. write the frame into the slot of the first credit
+    2. intent = items published after this frame, plus 1
+    3. give the riders, then the first token, their next serial in the table: the commit point
+    4. put the first token to the ready pipe
+    5. published = intent - 1
+    6. clear the riders' words, then the first one
+    7. intent = 0
+
+Invariant: a slot's token is in one pipe or one hand, or rides in a frame, and only who holds it
+stores into the slot and its table entry. The block of words has this seat as its only writer.
+"""
+
+from __future__ import annotations
+
+from . import frame
+from .channel import Channel
+from .layout import DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
+from .token import (
+    ATTEMPT_MASK,
+    ATTEMPT_ONE,
+    SERIAL_ONE,
+    SLOT_MASK,
+    attempt,
+    commit,
+    plain,
+    to_bytes,
+)
+
+
+class Producer:
+    """Seat number `seat` of those that produce into `channel`."""
+
+    def __init__(self, channel: Channel, seat: int) -> None:
+        self.channel = channel
+        layout = channel.layout
+        self._words = channel.words
+        self._block = layout.producer(seat)
+        self._hand = self._block + HAND
+        self._unit = layout.unit
+        self._hand_end = self._hand + layout.hand_words
+        self._end = self._hand  # of the words that may hold tokens now
+        self._zeros = memoryview(bytes(8 * layout.hand_words)).cast("Q")
+
+    @property
+    def published(self) -> int:
+        """Items published so far from this seat, whoever sat in it."""
+        return self._words[self._block + PUBLISHED]
+
+    @property
+    def dropped(self) -> int:
+        """Items dropped so far at this channel from this seat."""
+        return self._words[self._block + DROPPED]
+
+    def drop(self, items: int) -> None:
+        """Count items that are not published because the queue is full."""
+        self._words[self._block + DROPPED] += items
+
+    def consumer_service_ns(self) -> float:
+        """Mean service time of the consumers, in nanoseconds; 0 while unknown."""
+        layout, words = self.channel.layout, self._words
+        times = [words[layout.consumer(seat) + SERVICE_NS] for seat in range(layout.consumers)]
+        known = [value for value in times if value]
+        return sum(known) / len(known) if known else 0.0
+
+    def acquire(self, items: int, wait: bool = False) -> int:
+        """Take credits for up to `items` items; returns for how many, 0 if none is free.
+
+        With `wait`, blocks until there is at least one.
+        """
+        if self._end > self._hand:  # credits left by a frame that was given up
+            held = self._words[self._hand : self._end].tolist()
+            return min(sum(token != 0 for token in held) * self._unit, items)
+        want = min(-(-items // self._unit), self._hand_end - self._hand)
+        pipe = self.channel.free
+        while got := pipe.wait_take(self._hand, want) if wait else pipe.take(self._hand, want):
+            self._end = self._hand + got
+            held = self._words[self._hand : self._end].tolist()
+            if any(token & ATTEMPT_MASK for token in held):
+                got -= self._drop_doubles()
+            if got:
+                return min(got * self._unit, items)
+            self._end = self._hand
+        return 0
+
+    def publish(self, payload: frame.Payload, tag: frame.Tag) -> None:
+        """Send a frame in exchange for all credits in the hand, which must cover its items."""
+        words, block = self._words, self._block
+        first = self._hand
+        while not words[first]:
+            first += 1
+        token = words[first] + SERIAL_ONE
+        slot = token & SLOT_MASK
+        riders = [held + SERIAL_ONE for held in words[first + 1 : self._end].tolist() if held]
+        frame.write(
+            self.channel.slot(slot),
+            lambda: self.channel.spill(slot),
+            token,
+            payload,
+            to_bytes(riders),
+            tag,
+        )
+        words[block + INTENT] = words[block + PUBLISHED] + payload.items + 1
+        commit(words, riders)
+        words[slot] = token
+        self.channel.ready.put(token.to_bytes(8, "little"))
+        self._settle(first)
+
+    def _settle(self, first: int) -> None:
+        """Steps 5 to 7; `first` is the index of the first token's word."""
+        words, block = self._words, self._block
+        words[block + PUBLISHED] = words[block + INTENT] - 1
+        words[first + 1 : self._end] = self._zeros[: self._end - first - 1]
+        words[first] = 0
+        words[block + INTENT] = 0
+        self._end = self._hand
+
+    # Recovery, by the process that takes the seat over, before anything else.
+
+    def recover(self) -> None:
+        """Finish a publication that was under way, and give back credits without a frame."""
+        words, block = self._words, self._block
+        self._end = self._hand_end
+        held = [index for index in range(self._hand, self._end) if words[index]]
+        if words[block + INTENT]:
+            if held:
+                self._finish_publication(held)
+            self._settle(held[0] if held else self._hand)
+        elif held:
+            self._give_back(held)
+        self._end = self._hand
+
+    def _finish_publication(self, held: list[int]) -> None:
+        words, first = self._words, held[0]
+        token = plain(words[first]) + SERIAL_ONE
+        slot = token & SLOT_MASK
+        if words[slot] == plain(words[first]):  # not committed yet
+            commit(words, [words[index] + SERIAL_ONE for index in held[1:]])
+            words[slot] = token
+            self.channel.ready.put(to_bytes([token]))
+        elif words[slot] == token:  # committed; whether it was put is in doubt
+            words[first] += ATTEMPT_ONE
+            self.channel.ready.put(to_bytes([token | attempt(words[first])]))
+
+    def _give_back(self, held: list[int]) -> None:
+        """Put verified credits back to the free pipe, one by one."""
+        words, block = self._words, self._block
+        if not words[block + RETURNING]:
+            self._drop_doubles()
+            words[block + RETURNING] = 1
+        for index in held:
+            old = words[index]
+            if not old:
+                continue
+            token = plain(old) + SERIAL_ONE
+            slot = token & SLOT_MASK
+            if words[slot] == plain(old):
+                words[slot] = token
+                self.channel.free.put(to_bytes([token]))
+            elif words[slot] == token:
+                words[index] += ATTEMPT_ONE
+                self.channel.free.put(to_bytes([token | attempt(words[index])]))
+            words[index] = 0
+        words[block + RETURNING] = 0
+
+    def _drop_doubles(self) -> int:
+        """Verify tokens of attempts above 0; returns how many were doubles and are gone."""
+        words, dropped = self._words, 0
+        for index in range(self._hand, self._end):
+            token = words[index]
+            if attempt(token):
+                genuine = self._is_genuine(token)
+                words[index] = plain(token) if genuine else 0
+                dropped += not genuine
+        return dropped
+
+    def _is_genuine(self, token: int) -> bool:
+        """Whether no earlier attempt of `token` was taken: pipes are first-in-first-out.
+
+        It was if the table has moved on, or if some hand on this side still holds it. The table is
+        looked at again last, because a hand may have passed the token on while we searched.
+        """
+        words, layout = self._words, self.channel.layout
+        slot = token & SLOT_MASK
+        if words[slot] != plain(token):
+            return False
+        for seat in range(layout.producers):
+            start = layout.producer(seat) + HAND
+            for other in words[start : start + layout.hand_words].tolist():
+                if plain(other) == plain(token) and attempt(other) < attempt(token):
+                    return False
+        return words[slot] == plain(token)
