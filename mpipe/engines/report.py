@@ -1,0 +1,107 @@
+"""From raw sums to the `Stats` that a run reports; pure, shared by the engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..policy import histogram
+from ..stats import EdgeStats, StageStats, Stats, WorkerStats
+
+
+@dataclass
+class Times:
+    """A sum of measured times: histogram counts as `policy.histogram` keeps them, and exact totals."""
+
+    counts: histogram.Counts = field(default_factory=lambda: np.zeros(histogram.BUCKETS, np.uint64))
+    total_ns: int = 0
+    max_ns: int = 0
+
+
+@dataclass
+class StageSums:
+    """What one stage did since the start, all workers added up; field names as in `StageStats`.
+
+    `busy_ns`, `idle_ns` and `blocked_ns` are summed over the workers, in nanoseconds.
+    """
+
+    name: str
+    received: int = 0
+    queued: int = 0
+    processed: int = 0
+    failed: int = 0
+    dead_lettered: int = 0
+    dropped: int = 0
+    retried: int = 0
+    emitted: int = 0
+    service: Times = field(default_factory=Times)
+    wait: Times = field(default_factory=Times)
+    busy_ns: int = 0
+    idle_ns: int = 0
+    blocked_ns: int = 0
+    workers: tuple[WorkerStats, ...] = ()
+
+
+def build_stats(
+    name: str,
+    state: str,
+    elapsed: float,
+    stages: Sequence[StageSums],
+    edges: Sequence[EdgeStats],
+    e2e: Times,
+    cpu: float,
+) -> Stats:
+    """Make the snapshot of a run; `stages` in topological order, `elapsed` and `cpu` in seconds."""
+    return Stats(
+        name=name,
+        state=state,
+        elapsed=elapsed,
+        stages={sums.name: _stage(sums, elapsed) for sums in stages},
+        edges=tuple(edges),
+        latency=histogram.summarise(e2e.counts, e2e.total_ns, e2e.max_ns),
+        bottleneck=_bottleneck(stages),
+        cpu=cpu,
+    )
+
+
+def _stage(sums: StageSums, elapsed: float) -> StageStats:
+    handled = sums.processed + sums.failed
+    available_ns = max(1, len(sums.workers)) * elapsed * 1e9
+
+    def share(spent_ns: int) -> float:
+        return min(1.0, max(0.0, spent_ns / available_ns)) if available_ns > 0 else 0.0
+
+    return StageStats(
+        name=sums.name,
+        received=sums.received,
+        processed=sums.processed,
+        emitted=sums.emitted,
+        failed=sums.failed,
+        dead_lettered=sums.dead_lettered,
+        dropped=sums.dropped,
+        retried=sums.retried,
+        in_flight=sums.received - handled,
+        queued=sums.queued,
+        workers=sums.workers,
+        restarts=sum(worker.restarts for worker in sums.workers),
+        throughput=handled / elapsed if elapsed > 0 else 0.0,
+        latency=histogram.summarise(
+            sums.service.counts, sums.service.total_ns, sums.service.max_ns
+        ),
+        wait=histogram.summarise(sums.wait.counts, sums.wait.total_ns, sums.wait.max_ns),
+        busy=share(sums.busy_ns),
+        idle=share(sums.idle_ns),
+        blocked=share(sums.blocked_ns),
+    )
+
+
+def _bottleneck(stages: Sequence[StageSums]) -> str | None:
+    """Name of the stage with the most function time per worker, the first of equals."""
+    busiest = max(stages, key=_busy_ns_per_worker, default=None)
+    return busiest.name if busiest and _busy_ns_per_worker(busiest) > 0 else None
+
+
+def _busy_ns_per_worker(sums: StageSums) -> float:
+    return sums.busy_ns / max(1, len(sums.workers))
