@@ -13,7 +13,7 @@ from ..stats import EdgeStats, StageStats, Stats, WorkerStats
 
 @dataclass
 class Times:
-    """A sum of measured times: histogram counts as `policy.histogram` keeps them, and exact totals."""
+    """Measured times summed up: counts as `policy.histogram` keeps them, and exact totals."""
 
     counts: histogram.Counts = field(default_factory=lambda: np.zeros(histogram.BUCKETS, np.uint64))
     total_ns: int = 0
