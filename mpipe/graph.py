@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from .errors import GraphError
@@ -38,8 +38,12 @@ class Graph:
         fed = {source for source, _ in self.edges}
         return tuple(stage.name for stage in self.stages if stage.name not in fed)
 
+    def without_functions(self) -> Graph:
+        """The same graph as plain data, for processes that must not know the user's code."""
+        return replace(self, stages=tuple(replace(stage, fn=None) for stage in self.stages))
+
     def validate(self) -> None:
-        """Raise `GraphError` unless this is a non-empty, connected, acyclic graph of known stages."""
+        """Raise `GraphError` unless this is a non-empty, acyclic graph of known, joined stages."""
         if not self.stages:
             raise GraphError(f"pipeline {self.name!r} has no stages; add one with add_stage")
         names = {stage.name for stage in self.stages}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from .engines import make_engine
@@ -31,7 +32,7 @@ class Pipeline:
         self._edges: list[tuple[str, str]] = []
 
     def add_stage(self, name: str, fn: Any, **options: Any) -> Pipeline:
-        """Add a stage that runs `fn`: a function of one item, an `mpipe.Stage`, or a factory of one.
+        """Add a stage that runs `fn`: a function of an item, an `mpipe.Stage`, or a factory of one.
 
         `fn(item)` returns a list, tuple, generator or iterator of outputs, or `None` for none.
         Options (checked here; an unknown or bad one raises `OptionError`):
@@ -90,7 +91,8 @@ class Pipeline:
         - `results` (False): keep the terminal stages' outputs for `run.results()`.
         - `deadline` (None): seconds after which the run is cancelled.
         - `cancel` (None): an event (`is_set()`) that cancels the run when set.
-        - `start_method` ("fork"): "fork" workers from the clean coordinator, or "spawn" fresh interpreters.
+        - `start_method` ("fork"): fork workers from the clean coordinator; or "spawn", to make each
+          a fresh interpreter.
         - `max_item_bytes` (2**30): largest pickled size of an item.
 
         Raises `GraphError` or `OptionError` at once, before any process is started.
@@ -116,6 +118,7 @@ class Pipeline:
         if "results" in options:
             raise OptionError("run: results are always kept; leave out results=")
         checked = _run_options(engine, results=True, **options)
+        checked = replace(checked, ordered_results=ordered)
         graph = self.graph
         graph.validate()
         source = iter(items)

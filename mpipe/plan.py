@@ -24,6 +24,7 @@ class Plan:
 
     graph: Graph
     workers: tuple[int, ...]
+    cores: int
 
     @property
     def first_seat(self) -> tuple[int, ...]:
@@ -81,7 +82,7 @@ def make_plan(graph: Graph, cores: int) -> Plan:
     share, rest = divmod(cores, len(open_stages)) if open_stages else (0, 0)
     counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
     workers = tuple(stage.workers or counts[stage.name] for stage in stages)
-    return Plan(replace(graph, stages=stages), workers)
+    return Plan(replace(graph, stages=stages), workers, cores)
 
 
 class Event(Protocol):
@@ -95,6 +96,7 @@ class RunOptions:
     """Checked options of `Pipeline.start`, which documents them."""
 
     results: bool = False
+    ordered_results: bool = False
     deadline: float | None = None
     cancel: Event | None = None
     start_method: str = "fork"

@@ -121,6 +121,7 @@ class Outputs(Iterator[Any]):
     def close(self) -> None:
         """Stop the run, if it still goes on, and release everything."""
         cast(Any, self._outputs).close()
+        self._engine.cancel()
 
     def __enter__(self) -> Outputs:
         return self

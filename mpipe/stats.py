@@ -119,7 +119,7 @@ class DeadLetter:
     """An item that a stage gave up on under `on_error="dead_letter"`.
 
     `item` is the stage's input (None where `error` says that it cannot be had), `position`
-    its place in the source, `attempts` how often it was tried, `error` the exception in one line and
+    its place in the source, `attempts` how often it was tried, `error` the exception in a line and
     `traceback` the worker's own.
     """
 

@@ -21,7 +21,7 @@ class Engine(Protocol):
         """
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
-        """Pull `source` as fast as the stages allow; yield results, in source order if `ordered`."""
+        """Pull `source` as fast as the stages allow; yield results, `ordered` as the source is."""
 
     def close(self) -> None:
         """No more input: let each stage end when its buffer is empty."""

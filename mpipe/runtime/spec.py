@@ -28,8 +28,12 @@ class RunSpec:
     max_item_bytes: int
     ordered_results: bool
 
-    def descriptors(self) -> tuple[int, ...]:
-        """All that a process of the run inherits."""
+    def channel_descriptors(self) -> tuple[int, ...]:
+        """Those of the channels and the board."""
         channels = [*self.channels, self.results, self.dead_letters]
         fds = [fd for channel in channels if channel is not None for fd in channel.all()]
-        return (*fds, self.board, self.reports)
+        return (*fds, self.board)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """All that a worker inherits."""
+        return (*self.channel_descriptors(), self.reports)

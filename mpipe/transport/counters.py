@@ -89,7 +89,7 @@ class Board:
 
     def times(self, seat: int, which: int) -> histogram.Counts:
         """A copy of one of the seat's histograms."""
-        return self.times_view(seat, which).copy()
+        return np.array(self.times_view(seat, which))
 
     def times_view(self, seat: int, which: int) -> histogram.Counts:
         """One of the seat's histograms itself; keeps the board mapped."""

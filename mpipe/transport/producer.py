@@ -66,14 +66,20 @@ class Producer:
         known = [value for value in times if value]
         return sum(known) / len(known) if known else 0.0
 
+    def room(self, items: int) -> int:
+        """For how many of `items` items there are credits now; others may take them first."""
+        return min(items, (self._held() + self.channel.free.waiting()) * self._unit)
+
+    def _held(self) -> int:
+        return sum(token != 0 for token in self._words[self._hand : self._end].tolist())
+
     def acquire(self, items: int, wait: bool = False) -> int:
         """Take credits for up to `items` items; returns for how many, 0 if none is free.
 
         With `wait`, blocks until there is at least one.
         """
         if self._end > self._hand:  # credits left by a frame that was given up
-            held = self._words[self._hand : self._end].tolist()
-            return min(sum(token != 0 for token in held) * self._unit, items)
+            return min(self._held() * self._unit, items)
         want = min(-(-items // self._unit), self._hand_end - self._hand)
         pipe = self.channel.free
         while got := pipe.wait_take(self._hand, want) if wait else pipe.take(self._hand, want):

@@ -1,0 +1,139 @@
+"""Starting a run: its shared memory, its pipes, its coordinator; and letting go of all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+
+from ..errors import MPipeError
+from ..plan import Plan, RunOptions
+from ..runtime import control
+from ..runtime.children import interpreter
+from ..runtime.functions import pack_function
+from ..runtime.spec import RunSpec
+from ..transport import memory
+from ..transport.channel import ChannelFds, create_channel
+from ..transport.counters import board_bytes
+from ..transport.layout import ChannelLayout
+
+RESULTS_BUFFER = 1000
+"""Items that wait for the caller to read them, at most: results, and dead letters."""
+
+_BLAS_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+_COORDINATOR = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from mpipe.runtime.coordinator import main; main(int(sys.argv[1]))"
+)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What the caller holds of a run."""
+
+    spec: RunSpec
+    control: socket.socket
+    coordinator: subprocess.Popen[bytes]
+
+    def held(self) -> tuple[int, ...]:
+        """The descriptors that this process keeps until the end."""
+        return self.spec.channel_descriptors()
+
+
+def launch(plan: Plan, options: RunOptions) -> Launched:
+    """Start a coordinator and tell it the run; it starts the workers while this returns."""
+    functions = tuple(pack_function(stage) for stage in plan.graph.stages)
+    opened: list[int] = []
+    try:
+        spec = _create(plan, options, functions, opened)
+        ours, theirs = socket.socketpair()
+        try:
+            coordinator = _start_coordinator(spec, theirs, max(1, plan.cores // plan.seats))
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+    except BaseException:
+        for fd in opened:
+            os.close(fd)
+        raise
+    os.close(spec.reports)
+    os.close(spec.reports_in)
+    with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
+        control.send(ours, (spec, os.getpid()))
+    return Launched(spec, ours, coordinator)
+
+
+def _create(
+    plan: Plan, options: RunOptions, functions: tuple[bytes, ...], opened: list[int]
+) -> RunSpec:
+    """Make all shared memory and pipes; `opened` collects their descriptors."""
+
+    def channel(buffer_items: int, consumers: int, producers: int) -> ChannelFds:
+        layout = ChannelLayout(buffer_items, consumers, producers, options.max_item_bytes)
+        fds = create_channel(layout)
+        opened.extend(fds.all())
+        return fds
+
+    stages = plan.graph.stages
+    channels = tuple(
+        channel(stage.buffer_size, plan.workers[i], max(1, len(plan.producers_of(i))))
+        for i, stage in enumerate(stages)
+    )
+    results = letters = None
+    if options.results:
+        results = channel(RESULTS_BUFFER, 1, len(plan.terminal_seats))
+    if plan.dead_letter_seats:
+        letters = channel(RESULTS_BUFFER, 1, len(plan.dead_letter_seats))
+    board = memory.create_file(board_bytes(plan.seats, len(stages)))
+    opened.append(board)
+    reports_in, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    opened.extend((reports_in.detach(), reports.detach()))
+    return RunSpec(
+        replace(plan, graph=plan.graph.without_functions()),
+        functions,
+        channels,
+        results,
+        letters,
+        board,
+        reports=opened[-1],
+        reports_in=opened[-2],
+        start_method=options.start_method,
+        max_item_bytes=options.max_item_bytes,
+        ordered_results=options.ordered_results,
+    )
+
+
+def _start_coordinator(
+    spec: RunSpec, control_end: socket.socket, blas_threads: int
+) -> subprocess.Popen[bytes]:
+    environment = dict(os.environ)
+    for name in _BLAS_THREADS:
+        environment.setdefault(name, str(blas_threads))
+    fd = control_end.fileno()
+    return subprocess.Popen(
+        interpreter(_COORDINATOR, str(fd)),
+        pass_fds=(fd, spec.reports_in, *spec.descriptors()),
+        stdin=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def require_linux() -> None:
+    """Raise a clear error where the mechanism of this engine does not exist."""
+    if not sys.platform.startswith("linux"):
+        raise MPipeError(
+            f'the "processes" engine needs Linux, not {sys.platform}; use engine="inline" here'
+        )

@@ -1,0 +1,113 @@
+"""The caller's line to its coordinator: what has become of the run, and how to stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import select
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+
+from ..errors import Cancelled, CoordinatorDied
+from ..runtime import control
+from ..runtime.coordinator import GRACE_S
+from ..runtime.reports import unpack_error
+
+_PUMP_S = 0.01
+"""How often `check` looks at the socket, in seconds."""
+
+log = logging.getLogger("mpipe")
+
+
+class Link:
+    """Follows a run. `outcome` is None until it is "drained", "cancelled" or "failed"."""
+
+    def __init__(self, sock: socket.socket, coordinator: subprocess.Popen[bytes]) -> None:
+        self.outcome: str | None = None
+        self.failure: BaseException | None = None
+        self._socket = sock
+        self._coordinator = coordinator
+        self._lock = threading.RLock()
+        self._open = True
+        self._next_pump = 0.0
+
+    def check(self) -> None:
+        """Raise the run's failure, if it is known; cheap enough for every push."""
+        now = time.monotonic()
+        if now >= self._next_pump:
+            self._next_pump = now + _PUMP_S
+            self.pump()
+        if self.failure is not None:
+            raise self.failure
+
+    def wait(self, fds: Sequence[int], seconds: float) -> None:
+        """Wait until one of the descriptors is readable or the coordinator has said something."""
+        poll = select.poll()
+        for fd in fds:
+            poll.register(fd, select.POLLIN)
+        if self._open:
+            poll.register(self._socket, select.POLLIN)
+        poll.poll(seconds * 1000)
+        self.pump()
+
+    def pump(self) -> None:
+        """Take in what the coordinator has said; never blocks."""
+        with self._lock:
+            try:
+                while self._open and select.select([self._socket], [], [], 0)[0]:
+                    self._hear(*control.receive(self._socket))
+            except EOFError:
+                self._open = False
+                self._settle("failed", CoordinatorDied(_DIED))
+
+    def _hear(self, message: str, value: object) -> None:
+        if message == "log":
+            log.warning("%s", value)
+        elif message == "failed":
+            assert isinstance(value, bytes)
+            self._settle("failed", unpack_error(value))
+        elif message == "cancelled":
+            self._settle("cancelled", Cancelled(f"the run was cancelled: {value}"))
+        else:
+            self._settle(message, None)
+
+    def _settle(self, outcome: str, failure: BaseException | None) -> None:
+        if self.outcome is None:
+            self.failure = failure
+            self.outcome = outcome
+
+    def close_source(self) -> None:
+        """Tell the coordinator that all input has been sent."""
+        self._send("close", None)
+
+    def stop(self, reason: str) -> None:
+        """End the run now, unless it has ended."""
+        with self._lock:
+            self.pump()
+            if self.outcome is None:
+                self._settle("cancelled", Cancelled(f"the run was cancelled: {reason}"))
+                self._send("cancelled", reason)
+
+    def _send(self, message: str, value: object) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            control.send(self._socket, (message, value))
+
+    def join(self) -> None:
+        """Wait for the coordinator to exit, its children reaped; kill it if it does not."""
+        try:
+            self._coordinator.wait(GRACE_S + 5.0)
+        except subprocess.TimeoutExpired:
+            self._coordinator.kill()
+            self._coordinator.wait()
+        with self._lock:
+            self._open = False
+            self._socket.close()
+
+
+_DIED = (
+    "the coordinator process died, killed from outside or out of memory; "
+    "its workers died with it and what was in flight is lost"
+)

@@ -1,0 +1,339 @@
+"""The engine on OS processes, as the caller sees it: it feeds the first channels, reads the last.
+
+Every wait of the caller also watches its coordinator, so the run's failure, the coordinator's death
+and a cancel from another thread end it. Locks order the caller's own threads only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from ..errors import Closed, Full, ItemError, MPipeError, Timeout
+from ..plan import Plan, RunOptions
+from ..policy.reorder import Reorder
+from ..stats import DeadLetter, Stats
+from ..transport.channel import Channel
+from ..transport.counters import Board
+from ..transport.frame import Header, Unsendable
+from .base import Deadline, watch
+from .feeder import Feeder
+from .inbox import Inbox
+from .launch import Launched, launch, require_linux
+from .link import Link, log
+from .snapshot import snapshot
+from .source import Source
+
+_SLICE_S = 0.1
+"""Longest single wait, in seconds; the state is looked at in between."""
+
+_NUDGE_S = 0.005
+"""Longest time that a part-filled frame of a slow source waits, in seconds."""
+
+_MAX_LETTERS = 10_000
+"""Dead letters kept for a caller that does not read them; then the stages that make them wait."""
+
+_UNREAD_S = 1.0
+"""How long `drain` waits for somebody to make room in a full buffer of results, in seconds."""
+
+
+class ProcessesEngine:
+    """Runs a plan on worker processes; satisfies `base.Engine`."""
+
+    def __init__(self, plan: Plan, options: RunOptions) -> None:
+        require_linux()
+        self._plan = plan
+        self._max_item_bytes = options.max_item_bytes
+        self._began = time.perf_counter()
+        launched = launch(plan, options)
+        spec = launched.spec
+        self._finalizer = weakref.finalize(self, _abandon, launched, os.getpid())
+        self._link = Link(launched.control, launched.coordinator)
+        self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
+        self._channels = [Channel(fds) for fds in spec.channels]
+        self._source = Source(plan, self._channels)
+        self._results = Inbox(spec.results) if spec.results else None
+        self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
+        self._letters_read: deque[DeadLetter] = deque()
+        self._frames_read: deque[tuple[Header, list[Any]]] = deque()
+        self._reader: int | None = None
+        self._pushing, self._reading, self._looking = (threading.RLock() for _ in range(3))
+        self._closed = False
+        self._final: Stats | None = None
+        self._unwatch = watch(options, self._stop)
+
+    # Input.
+
+    def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
+        deadline = Deadline(timeout)
+        start = 0
+        while start < len(items):
+            if not self._pushing.acquire(timeout=deadline.remaining(_SLICE_S)):
+                if deadline.passed:
+                    raise Full("another thread is pushing", tuple(items[start:]))
+                continue
+            try:
+                start += self._push_frame(items, start, targets, deadline)
+            except MPipeError:
+                raise
+            except BaseException:  # Ctrl-C anywhere in there
+                self._source.recover()
+                raise
+            finally:
+                self._pushing.release()
+
+    def _push_frame(
+        self, items: Sequence[Any], start: int, targets: Sequence[str], deadline: Deadline
+    ) -> int:
+        """Send some items from `start` on; returns how many are settled."""
+        self._check_open()
+        part = items[start : start + self._source.frame_items(targets)]
+        try:
+            sent, fd = self._source.send(part, targets, self._max_item_bytes)
+        except Unsendable as bad:
+            if bad.index:
+                return self._push_frame(items[: start + bad.index], start, targets, deadline)
+            self._refuse(items[start], f"item {start} of {len(items)}", targets, bad.error)
+            return 1
+        if not sent:
+            if deadline.passed:
+                names = " and ".join(map(repr, targets))
+                left = len(items) - start
+                message = f"the buffer of stage {names} is full; {left} of {len(items)} items"
+                raise Full(f"{message} were not accepted", tuple(items[start:]))
+            self._link.wait([fd], deadline.remaining(_SLICE_S))
+            self._collect_letters()
+        return sent
+
+    def _check_open(self) -> None:
+        self._link.check()
+        if self._closed:
+            raise Closed("this run takes no more items: it was closed or drained")
+
+    def _refuse(self, item: Any, which: str, targets: Sequence[str], error: ItemError) -> None:
+        """A pushed item that cannot travel fails at its stages, each under its own `on_error`."""
+        stages = [self._plan.graph.stages[self._plan.index[name]] for name in targets]
+        position = f"source item {self._source.pushed}"
+        for stage in stages:
+            if stage.on_error == "raise":
+                message = f"push to stage {stage.name!r}: {which}: {error}"
+                raise ItemError(message) from error.__cause__
+        for stage in stages:
+            letter = stage.on_error == "dead_letter"
+            self._board.refuse(self._plan.index[stage.name], letter)
+            if letter:
+                self._letters_read.append(
+                    DeadLetter(stage.name, item, f"ItemError: {error}", "", 1, position)
+                )
+            else:
+                log.warning("stage %r skipped %s: %s", stage.name, position, error)
+        self._source.pushed += 1
+
+    def close(self) -> None:
+        with self._pushing:
+            if not self._closed:
+                self._closed = True
+                self._link.close_source()
+
+    # Output.
+
+    def results(self) -> Iterator[Any]:
+        for _, items in self._frames(_nothing):
+            yield from items
+
+    def _frames(self, while_waiting: Callable[[], None]) -> Iterator[tuple[Header, list[Any]]]:
+        """Frames of results until the run ends; `while_waiting` is called now and then."""
+        inbox = self._results
+        assert inbox is not None
+        self._reader = threading.get_ident()
+        slice_s = _SLICE_S if while_waiting is _nothing else _NUDGE_S
+        try:
+            while True:
+                with self._reading:
+                    if self._frames_read:
+                        frame: tuple[Header, list[Any]] | None = self._frames_read.popleft()
+                    elif self._final is None:
+                        frame = inbox.take()
+                    else:
+                        frame = None
+                if frame is not None:
+                    yield frame
+                    continue
+                if inbox.ended and not self._frames_read:
+                    return
+                self._link.check()
+                self._link.wait([inbox.fd], slice_s)
+                self._collect_letters()
+                while_waiting()
+        finally:
+            self._reader = None
+
+    def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
+        sink = _StreamSink(self, RESULTS_AHEAD if ordered else None)
+        feeder = Feeder(source, sink)
+
+        def watch_source() -> None:
+            if feeder.error is not None:
+                raise feeder.error
+            feeder.nudge()
+
+        try:
+            for header, items in self._frames(watch_source):
+                if ordered:
+                    items = sink.order.add(header.origin, header.span, items)
+                yield from items
+            watch_source()
+            self.drain(None)
+        finally:
+            feeder.stop()
+            self.cancel()
+
+    def dead_letters(self) -> Iterator[DeadLetter]:
+        while True:
+            self._collect_letters()
+            try:
+                letter = self._letters_read.popleft()
+            except IndexError:
+                return
+            yield letter
+
+    def _collect_letters(self) -> None:
+        inbox = self._letters
+        if inbox is None:
+            return
+        with self._reading:
+            while self._final is None and len(self._letters_read) < _MAX_LETTERS:
+                frame = inbox.take()
+                if frame is None:
+                    return
+                self._letters_read.extend(frame[1])
+
+    # Health.
+
+    def stats(self) -> Stats:
+        with self._looking:
+            if self._final is not None:
+                return self._final
+            state = self._link.outcome or "running"
+            elapsed = time.perf_counter() - self._began
+            return snapshot(self._plan, self._board, self._channels, state, elapsed)
+
+    # The end.
+
+    def drain(self, timeout: float | None) -> Stats:
+        deadline, unread = Deadline(timeout), Deadline(_UNREAD_S)
+        if self._final is None:
+            self.close()
+            self._link.pump()
+        while self._link.outcome is None:
+            if deadline.passed:
+                raise Timeout(f"not drained after {timeout:g} s; the run goes on")
+            self._link.wait((), deadline.remaining(_SLICE_S))
+            self._collect_letters()
+            unread = self._check_read(unread)
+        return self._end()
+
+    def _check_read(self, unread: Deadline) -> Deadline:
+        """Raise, and cancel, when the run waits for results or letters that nobody reads."""
+        here = threading.get_ident()
+        stuck = ""
+        if self._results is not None and self._reader in (None, here) and self._results.full:
+            stuck = "results; iterate run.results() to its end before drain(), or in a thread"
+        if len(self._letters_read) >= _MAX_LETTERS:
+            stuck = "dead letters; iterate run.dead_letters() while the run goes on"
+        if not stuck:
+            return Deadline(_UNREAD_S)
+        if unread.passed:
+            self.cancel()
+            raise MPipeError(f"drain: the run waits for room, because nobody reads its {stuck}")
+        return unread
+
+    def cancel(self) -> None:
+        self._stop("cancel() was called")
+
+    def _stop(self, reason: str) -> None:
+        self._link.stop(reason)
+        with contextlib.suppress(BaseException):
+            self._end()
+
+    def _end(self) -> Stats:
+        """Once the outcome is known: the last numbers, then let go of everything."""
+        with self._pushing, self._reading, self._looking:
+            if self._final is None:
+                elapsed = time.perf_counter() - self._began
+                self._unwatch.set()
+                if self._link.outcome == "drained":
+                    self._read_rest()
+                self._link.join()
+                state = self._link.outcome or "failed"
+                self._final = snapshot(self._plan, self._board, self._channels, state, elapsed)
+                self._release()
+        if self._link.failure is not None:
+            raise self._link.failure
+        return self._final
+
+    def _read_rest(self) -> None:
+        """What lies in the caller's channels stays readable after the end."""
+        if self._results is not None:
+            while (frame := self._results.take()) is not None:
+                self._frames_read.append(frame)
+        if self._letters is not None:
+            while (frame := self._letters.take()) is not None:
+                self._letters_read.extend(frame[1])
+
+    def _release(self) -> None:
+        for part in (*self._channels, self._board, self._results, self._letters):
+            if part is not None:
+                part.close()
+        self._finalizer()
+
+
+RESULTS_AHEAD = 4096
+"""Source items that `stream(ordered=True)` may be ahead of the next result, at most."""
+
+
+class _StreamSink:
+    """The feeder's view of the engine."""
+
+    def __init__(self, engine: ProcessesEngine, window: int | None) -> None:
+        self.order = Reorder()
+        self._engine = engine
+        self._window = window
+        self._targets = engine._plan.graph.sources
+
+    def send(self, items: list[Any], timeout: float | None) -> None:
+        self._engine.push(items, self._targets, timeout)
+
+    def frame_items(self) -> int:
+        return self._engine._source.frame_items(self._targets)
+
+    def is_idle(self) -> bool:
+        return self._engine._final is None and self._engine._source.is_idle(self._targets)
+
+    def may_send(self) -> bool:
+        ahead = self._engine._source.pushed - self.order.next
+        return self._window is None or ahead < self._window
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _abandon(launched: Launched, owner: int) -> None:
+    """Let go of a run's descriptors, whether it has ended or nobody holds it any more."""
+    if os.getpid() != owner:
+        return
+    launched.control.close()
+    for fd in launched.held():
+        os.close(fd)
+    with contextlib.suppress(Exception):
+        launched.coordinator.wait(10)

@@ -1,0 +1,128 @@
+"""Reading a run's `Stats` off the board and the channels; any process that maps them can."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..plan import Plan
+from ..policy import histogram
+from ..stats import EdgeStats, Stats, WorkerStats
+from ..transport import counters
+from ..transport.channel import Channel
+from ..transport.counters import STATES, Board, Row, idle_and_blocked
+from ..transport.layout import DROPPED, PUBLISHED
+from .report import StageSums, Times, build_stats
+
+
+def snapshot(
+    plan: Plan, board: Board, channels: Sequence[Channel], state: str, elapsed: float
+) -> Stats:
+    """The run's numbers now; what was handled is read first, so `in_flight` is never below 0."""
+    rows = [board.row(seat) for seat in range(plan.seats)]
+    edges = _edges(plan, board, channels)
+    stages = [_sums(plan, board, rows, edges, i) for i in range(len(plan.workers))]
+    ends = plan.terminal_seats
+    cpu_ns = sum(board.get(seat, counters.CPU_NS) for seat in range(plan.seats))
+    return build_stats(
+        plan.graph.name,
+        state,
+        elapsed,
+        stages,
+        edges,
+        _times(
+            board,
+            ends,
+            counters.END_TO_END,
+            sum(rows[seat].end_to_end_ns for seat in ends),
+            max(rows[seat].end_to_end_max_ns for seat in ends),
+        ),
+        (cpu_ns + board.coordinator_cpu_ns) * 1e-9,
+    )
+
+
+def _edges(plan: Plan, board: Board, channels: Sequence[Channel]) -> list[EdgeStats]:
+    """Per connection what was published and dropped, the caller's first."""
+    edges = []
+    for name in plan.graph.sources:
+        stage = plan.index[name]
+        published, dropped = _sent(channels[stage], range(1))
+        published += board.refused(stage)[0]
+        edges.append(EdgeStats(None, name, published + dropped, published, dropped))
+    for source, target in plan.graph.edges:
+        stage = plan.index[target]
+        seats = plan.seats_of(plan.index[source])
+        indices = [i for i, seat in enumerate(plan.producers_of(stage)) if seat in seats]
+        published, dropped = _sent(channels[stage], indices)
+        edges.append(EdgeStats(source, target, published + dropped, published, dropped))
+    return edges
+
+
+def _sent(channel: Channel, producers: Sequence[int]) -> tuple[int, int]:
+    """Items published and dropped by some of a channel's producers."""
+    starts = [channel.layout.producer(producer) for producer in producers]
+    words = channel.words
+    return (
+        sum(words[start + PUBLISHED] for start in starts),
+        sum(words[start + DROPPED] for start in starts),
+    )
+
+
+def _sums(
+    plan: Plan, board: Board, all_rows: Sequence[Row], edges: Sequence[EdgeStats], stage: int
+) -> StageSums:
+    name = plan.graph.stages[stage].name
+    seats = plan.seats_of(stage)
+    rows = [all_rows[seat] for seat in seats]
+    refused, refused_letters = board.refused(stage)
+    total = Row(*map(sum, zip(*rows, strict=True)))
+    into = [edge for edge in edges if edge.target == name]
+    received = sum(edge.received for edge in into)
+    failed = total.failed + refused
+    holding = sum(board.get(seat, counters.HOLDING) for seat in seats)
+    now = time.perf_counter_ns()
+    waits = [idle_and_blocked(board, seat, row, now) for seat, row in zip(seats, rows, strict=True)]
+    return StageSums(
+        name=name,
+        received=received,
+        queued=max(0, received - total.processed - failed - holding),
+        processed=total.processed,
+        failed=failed,
+        dead_lettered=total.dead_lettered + refused_letters,
+        dropped=sum(edge.dropped for edge in into),
+        retried=total.retried,
+        emitted=total.emitted,
+        service=_times(
+            board,
+            seats,
+            counters.SERVICE,
+            total.service_ns,
+            max(row.service_max_ns for row in rows),
+        ),
+        wait=_times(
+            board, seats, counters.WAIT, total.wait_ns, max(row.wait_max_ns for row in rows)
+        ),
+        busy_ns=total.service_ns,
+        idle_ns=sum(idle for idle, _ in waits),
+        blocked_ns=sum(blocked for _, blocked in waits),
+        workers=tuple(_worker(board, seat) for seat in seats),
+    )
+
+
+def _worker(board: Board, seat: int) -> WorkerStats:
+    return WorkerStats(
+        pid=board.get(seat, counters.PID),
+        restarts=board.get(seat, counters.RESTARTS),
+        cpu=board.get(seat, counters.CPU_NS) * 1e-9,
+        memory=board.get(seat, counters.RSS_BYTES),
+        state=STATES[board.get(seat, counters.STATE)],
+    )
+
+
+def _times(board: Board, seats: Sequence[int], which: int, total_ns: int, max_ns: int) -> Times:
+    counts = np.zeros(histogram.BUCKETS, np.uint64)
+    for seat in seats:
+        counts += board.times(seat, which)
+    return Times(counts, total_ns, max_ns)

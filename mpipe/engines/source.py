@@ -1,0 +1,74 @@
+"""The caller's end of the source stages: cuts pushed items into frames and sends them.
+
+The caller is the only producer of these channels, so how many credits are free can only grow while
+it looks: items that go to several stages are sent to all of them or, when one is full, to none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ..plan import Plan
+from ..runtime.emitter import Edge
+from ..transport.channel import Channel
+from ..transport.frame import Tag, encode, encode_all
+from ..transport.producer import Producer
+
+
+class Source:
+    """Sends items to one or more of the stages without a predecessor."""
+
+    def __init__(self, plan: Plan, channels: Sequence[Channel]) -> None:
+        self._edges = {}
+        for name in plan.graph.sources:
+            stage = plan.index[name]
+            producer = Producer(channels[stage], 0)
+            self._edges[name] = Edge(producer, plan.graph.stages[stage].drop_on_full)
+        self.pushed = 0
+        """Items accepted so far: the number of the next source item."""
+
+    def frame_items(self, targets: Sequence[str]) -> int:
+        """How many items the next frame should have."""
+        return max(self._edges[name].frame_items for name in targets)
+
+    def is_idle(self, targets: Sequence[str]) -> bool:
+        """Whether a target's queue is empty, so that a part-filled frame should go at once."""
+        return any(not self._edges[name].producer.channel.ready.waiting() for name in targets)
+
+    def send(
+        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int
+    ) -> tuple[int, int]:
+        """Send a frame of the first items to all targets, as far as there is room in each.
+
+        Returns how many items are settled, and the descriptor to wait on if there was no room.
+        Raises `frame.Unsendable` before anything is sent.
+        """
+        edges = [self._edges[name] for name in targets]
+        items = items[: max(edge.frame_items for edge in edges)]
+        payload = encode_all(items, max_item_bytes)[0]
+        count = payload.items
+        for edge in edges:
+            if not edge.drop_on_full:
+                count = min(count, edge.producer.room(count))
+                if not count:
+                    return 0, edge.producer.channel.free.fds.read_now
+        now = time.perf_counter_ns()
+        tag = Tag(now, now, self.pushed, count, 1)
+        frames = {payload.items: payload}
+        for edge in edges:
+            got = edge.producer.acquire(count)
+            if got:
+                if got not in frames:
+                    frames[got] = encode(items[:got], max_item_bytes)
+                edge.producer.publish(frames[got], tag._replace(span=got))
+                edge.adapt(frames[got])
+            edge.producer.drop(count - got)
+        self.pushed += count
+        return count, -1
+
+    def recover(self) -> None:
+        """After an exception from outside (Ctrl-C) somewhere in `send`: finish what it began."""
+        for edge in self._edges.values():
+            edge.producer.recover()
