@@ -88,14 +88,16 @@ def console() -> Console:
 
 
 def seconds(value: float) -> str:
-    """A time in the unit that suits it: `850us`, `12.3ms`, `4.56s`, `3m20s`."""
+    """A time in the unit that suits it: `85us`, `12.3ms`, `4.56s`, `3m20s`."""
     if value >= 119.5:
         return "{}m{:02}s".format(*divmod(round(value), 60))
     if value >= 0.9995:
         return f"{_three_digits(value)}s"
     if value >= 0.9995e-3:
         return f"{_three_digits(value * 1e3)}ms"
-    return f"{value * 1e6:.0f}us"
+    if value >= 0.9995e-6:
+        return f"{value * 1e6:.0f}us"
+    return f"{value * 1e9:.0f}ns"
 
 
 def rate(value: float) -> str:

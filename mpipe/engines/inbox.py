@@ -18,6 +18,7 @@ class Inbox:
         self.ended = False
         self._channel = Channel(fds)
         self._consumer = Consumer(self._channel, 0, copy=True)
+        self._consumer.report_service(1)  # one reader: frames as large as they come
 
     def take(self) -> tuple[Header, list[Any]] | None:
         """The next frame, if there is one; sets `ended` when there will be no more."""

@@ -1,8 +1,8 @@
 """The engine to debug with: the whole graph in the caller's process and thread.
 
-Each pushed item runs depth-first through all stages before `push` returns, so breakpoints stop where
-one expects and a failure is raised from the very `push` that caused it. One kernel runs each stage,
-however many workers it asks for; buffers never fill, so nothing waits and nothing is dropped.
+Each pushed item runs depth-first through all stages before `push` returns, so breakpoints stop
+where one expects and a failure is raised from the very `push` that caused it. One kernel runs each
+stage, however many workers it asks for; buffers never fill: nothing waits and nothing is dropped.
 
 Items cross every connection as pickled copies, as they do between processes. So what cannot travel
 there fails here too, and no stage sees another one's in-place changes; that costs the pickling.
@@ -71,10 +71,10 @@ class InlineEngine:
         self.ages = Times()
         self.max_item_bytes = options.max_item_bytes
         specs = [_private(spec) for spec in graph.stages]
-        self._lanes = {spec.name: _Lane(spec, self) for spec in specs}
+        self._lanes: dict[str, _Lane] = {spec.name: _Lane(spec, self) for spec in specs}
         for lane in self._lanes.values():
             lane.targets = [self._lanes[name] for name in graph.downstream(lane.spec.name)]
-            lane.keeps = options.results and not lane.targets
+            lane.keeps_outputs = options.results and not lane.targets
         self._set_up()
 
     def _set_up(self) -> None:
@@ -160,7 +160,7 @@ class InlineEngine:
         with self._changed:
             self._raise_failure()
             if self._state != "running":
-                raise Closed(f"the run takes no more input: it is {self._state}")
+                raise Closed("this run takes no more items: it was closed or drained")
             if self._active:
                 raise MPipeError(
                     "a stage's function cannot push into, or close, its own inline run"
@@ -203,26 +203,35 @@ class InlineEngine:
             raise _Halt(_cancelled(self._stop))
 
     def _push(self, items: Sequence[Any], targets: Sequence[_Lane]) -> None:
-        for item in items:
+        for index, item in enumerate(items):
             self.check()
             try:
                 payloads = encode_all([item], self.max_item_bytes)
             except Unsendable as bad:
-                self._refuse(item, bad.error, targets)
+                self._refuse(item, f"item {index} of {len(items)}", targets, bad.error)
                 continue
             origin = _Origin(self._pushed, True, time.perf_counter_ns())
             self._pushed += 1
             for lane in targets:
                 lane.receive(payloads, origin, None)
 
-    def _refuse(self, item: Any, error: ItemError, targets: Sequence[_Lane]) -> None:
+    def _refuse(self, item: Any, which: str, targets: Sequence[_Lane], error: ItemError) -> None:
         """Settle a pushed item that cannot travel: raise, or count it as failed at each target."""
-        if any(lane.spec.on_error == "raise" for lane in targets):
-            raise error
         for lane in targets:
-            self.crossed[None, lane.spec.name] += 1
-            lane.refuse(item, error, f"source item {self._pushed}")
+            if lane.spec.on_error == "raise":
+                message = f"push to stage {lane.spec.name!r}: {which}: {error}"
+                raise ItemError(message) from error.__cause__
+        position = f"source item {self._pushed}"
         self._pushed += 1
+        for lane in targets:
+            name = lane.spec.name
+            self.crossed[None, name] += 1
+            lane.refuse()
+            if lane.spec.on_error == "dead_letter":
+                line = f"ItemError: {error}"
+                self._letters.append(DeadLetter(name, item, line, "", 1, position))
+            else:
+                _log.warning("stage %r skipped %s: %s", name, position, error)
 
     def _finish(self) -> None:
         for lane in self._lanes.values():
@@ -288,7 +297,7 @@ class _Lane:
         self.spec = spec
         self.kernel = Kernel(spec, 0, self)
         self.targets: list[_Lane] = []
-        self.keeps = False
+        self.keeps_outputs: bool = False
         self.waited_ns = 0
         self._engine = engine
         self._sums = StageSums(spec.name)
@@ -339,16 +348,11 @@ class _Lane:
             age = time.perf_counter_ns() - self._origin.born_ns
             _record(self._engine.ages, [age] * len(durations))
 
-    def refuse(self, item: Any, error: ItemError, position: str) -> None:
+    def refuse(self) -> None:
         """Count a pushed item that cannot travel as received and failed."""
         self._sums.received += 1
         self._sums.failed += 1
-        if self.spec.on_error == "dead_letter":
-            self._sums.dead_lettered += 1
-            line = f"ItemError: {error}"
-            self._engine.keep_letter(DeadLetter(self.spec.name, item, line, "", 1, position))
-        else:
-            self.log(f"stage {self.spec.name!r} skipped {position}: {error}")
+        self._sums.dead_lettered += self.spec.on_error == "dead_letter"
 
     def finish(self) -> None:
         """Emit what the stage kept, then tear it down."""
@@ -372,14 +376,14 @@ class _Lane:
         if not outputs:
             return
         began = time.perf_counter_ns()
-        travels = self.targets or self.keeps
+        travels = self.targets or self.keeps_outputs
         payloads = encode_all(outputs, self._engine.max_item_bytes) if travels else []
         self._sums.emitted += len(outputs)
         origin = self._origin
         exact = origin.exact and self.spec.kind == "map"
         for target in self.targets:
             target.receive(payloads, origin._replace(exact=exact), self.spec.name)
-        if self.keeps:
+        if self.keeps_outputs:
             self._engine.outputs.extend(self._load(payloads))
         self.waited_ns += time.perf_counter_ns() - began
 
