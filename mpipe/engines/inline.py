@@ -11,36 +11,29 @@ Functions run as they are; an `mpipe.Stage` instance is copied, so that each run
 
 from __future__ import annotations
 
-import logging
 import os
-import pickle
 import threading
 import time
-import traceback
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import cloudpickle
 import psutil
 
 from ..errors import Cancelled, Closed, ItemError, MPipeError, StageError
 from ..plan import Plan, RunOptions
-from ..policy import histogram
 from ..runtime.functions import pack_function
-from ..runtime.kernel import Kernel
 from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
-from ..transport.frame import Payload, Unsendable, encode, encode_all
+from ..transport.frame import Unsendable, encode_all
 from .base import Deadline
-from .report import StageSums, Times, build_stats
+from .lane import Halt, Lane, Origin, Shared, logger
+from .report import build_stats
 
 _WAIT_S = 0.05
 """How often a thread that waits for results looks at the deadline and the cancel event."""
-
-_log = logging.getLogger("mpipe")
 
 
 class InlineEngine:
@@ -65,13 +58,9 @@ class InlineEngine:
         self._failure: MPipeError | None = None
         self._final: Stats | None = None
         self._pushed = 0
-        self._letters: deque[DeadLetter] = deque()
-        self.outputs: deque[Any] = deque()
-        self.crossed: Counter[tuple[str | None, str]] = Counter()
-        self.ages = Times()
-        self.max_item_bytes = options.max_item_bytes
+        self._shared = Shared(self._check, options.max_item_bytes)
         specs = [_private(spec) for spec in graph.stages]
-        self._lanes: dict[str, _Lane] = {spec.name: _Lane(spec, self) for spec in specs}
+        self._lanes: dict[str, Lane] = {spec.name: Lane(spec, self._shared) for spec in specs}
         for lane in self._lanes.values():
             lane.targets = [self._lanes[name] for name in graph.downstream(lane.spec.name)]
             lane.keeps_outputs = options.results and not lane.targets
@@ -123,7 +112,7 @@ class InlineEngine:
             yield from self._take_outputs()
             with self._changed:
                 self._poll()
-                if not self.outputs:
+                if not self._shared.outputs:
                     if self._state != "running":
                         break
                     self._changed.wait(_WAIT_S)
@@ -131,8 +120,8 @@ class InlineEngine:
 
     def dead_letters(self) -> Iterator[DeadLetter]:
         """Yield the dead letters not yielded before."""
-        while self._letters:
-            yield self._letters.popleft()
+        while self._shared.letters:
+            yield self._shared.letters.popleft()
 
     def stats(self) -> Stats:
         """Counters so far; from another thread also while an item is being handled."""
@@ -167,9 +156,9 @@ class InlineEngine:
                 )
             self._active = True
             try:
-                self.check()
+                self._check()
                 action()
-            except _Halt as halt:
+            except Halt as halt:
                 self._end(halt.error)
             except MPipeError:  # the caller's: the run goes on
                 raise
@@ -192,30 +181,30 @@ class InlineEngine:
         finally:
             self._lock.release()
 
-    def check(self) -> None:
-        """Raise `_Halt` if the run is to stop."""
+    def _check(self) -> None:
+        """Raise `Halt` if the run is to stop."""
         cancel = self._options.cancel
         if not self._stop and cancel is not None and cancel.is_set():
             self._stop = "its cancel event was set"
         if not self._stop and self._deadline.passed:
             self._stop = f"its deadline of {self._options.deadline:g} s passed"
         if self._stop:
-            raise _Halt(_cancelled(self._stop))
+            raise Halt(_cancelled(self._stop))
 
-    def _push(self, items: Sequence[Any], targets: Sequence[_Lane]) -> None:
+    def _push(self, items: Sequence[Any], targets: Sequence[Lane]) -> None:
         for index, item in enumerate(items):
-            self.check()
+            self._check()
             try:
-                payloads = encode_all([item], self.max_item_bytes)
+                payloads = encode_all([item], self._shared.max_item_bytes)
             except Unsendable as bad:
                 self._refuse(item, f"item {index} of {len(items)}", targets, bad.error)
                 continue
-            origin = _Origin(self._pushed, True, time.perf_counter_ns())
+            origin = Origin(self._pushed, True, time.perf_counter_ns())
             self._pushed += 1
             for lane in targets:
                 lane.receive(payloads, origin, None)
 
-    def _refuse(self, item: Any, which: str, targets: Sequence[_Lane], error: ItemError) -> None:
+    def _refuse(self, item: Any, which: str, targets: Sequence[Lane], error: ItemError) -> None:
         """Settle a pushed item that cannot travel: raise, or count it as failed at each target."""
         for lane in targets:
             if lane.spec.on_error == "raise":
@@ -225,17 +214,17 @@ class InlineEngine:
         self._pushed += 1
         for lane in targets:
             name = lane.spec.name
-            self.crossed[None, name] += 1
+            self._shared.crossed[None, name] += 1
             lane.refuse()
             if lane.spec.on_error == "dead_letter":
                 line = f"ItemError: {error}"
-                self._letters.append(DeadLetter(name, item, line, "", 1, position))
+                self._shared.letters.append(DeadLetter(name, item, line, "", 1, position))
             else:
-                _log.warning("stage %r skipped %s: %s", name, position, error)
+                logger.warning("stage %r skipped %s: %s", name, position, error)
 
     def _finish(self) -> None:
         for lane in self._lanes.values():
-            self.check()
+            self._check()
             lane.finish()
         self._end(None)
 
@@ -255,168 +244,32 @@ class InlineEngine:
             raise self._failure
 
     def _take_outputs(self) -> Iterator[Any]:
-        while self.outputs:
-            yield self.outputs.popleft()
-
-    def keep_letter(self, letter: DeadLetter) -> None:
-        """Keep a copy, without the item if that cannot travel."""
-        try:
-            payload = encode([letter], self.max_item_bytes)
-        except ItemError as error:
-            note = f"{letter.error} (the item is lost: {error})"
-            payload = encode([replace(letter, item=None, error=note)], self.max_item_bytes)
-        self._letters.extend(_copies([payload]))
+        while self._shared.outputs:
+            yield self._shared.outputs.popleft()
 
     def _snapshot(self) -> Stats:
         elapsed = time.perf_counter() - self._began
         worker = self._worker()
-        edges = [(None, name) for name in self._plan.graph.sources] + [*self._plan.graph.edges]
-        counts = [(source, target, self.crossed[source, target]) for source, target in edges]
+        graph = self._plan.graph
+        edges = [*((None, name) for name in graph.sources), *graph.edges]
         return build_stats(
-            self._plan.graph.name,
+            graph.name,
             self._state,
             elapsed,
             [lane.summary(worker, elapsed) for lane in self._lanes.values()],
-            [EdgeStats(source, target, n, n, 0) for source, target, n in counts],
-            self.ages,
+            [self._edge(source, target) for source, target in edges],
+            self._shared.ages,
             time.process_time() - self._cpu_began,
         )
+
+    def _edge(self, source: str | None, target: str) -> EdgeStats:
+        items = self._shared.crossed[source, target]
+        return EdgeStats(source, target, emitted=items, received=items, dropped=0)
 
     def _worker(self) -> WorkerStats:
         state = "finished" if self._state != "running" else "busy" if self._active else "idle"
         memory = psutil.Process().memory_info().rss
         return WorkerStats(os.getpid(), restarts=0, cpu=0.0, memory=memory, state=state)
-
-
-class _Lane:
-    """One stage: its kernel, its counters and, as the kernel's `Outlet`, its way downstream."""
-
-    flush_items = 1
-
-    def __init__(self, spec: StageSpec, engine: InlineEngine) -> None:
-        self.spec = spec
-        self.kernel = Kernel(spec, 0, self)
-        self.targets: list[_Lane] = []
-        self.keeps_outputs: bool = False
-        self.waited_ns = 0
-        self._engine = engine
-        self._sums = StageSums(spec.name)
-        self._origin = _Origin(None, False, 0)
-
-    def receive(self, payloads: list[Payload], origin: _Origin, source: str | None) -> None:
-        """Handle items and all that comes of them; raises `_Halt` if that ends the run."""
-        name, kernel = self.spec.name, self.kernel
-        items = self._load(payloads)
-        self._engine.crossed[source, name] += len(items)
-        self._sums.received += len(items)
-        self._origin = origin
-        kernel.position = lambda index: str(origin)
-        try:
-            kernel.run(items, self._before_item)
-        except StageError as error:
-            raise _Halt(error) from None
-        finally:
-            self._count()
-
-    def _load(self, payloads: list[Payload]) -> list[Any]:
-        try:
-            return _copies(payloads)
-        except Exception as error:
-            raise _Halt(self._unpickling_failed(error)) from None
-
-    def _unpickling_failed(self, error: Exception) -> StageError:
-        name = self.spec.name
-        message = f"stage {name!r} (worker 0) could not unpickle its input: {error!r}"
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        failure = StageError(message, name, 0, "", 1, trace)
-        failure.__cause__ = error
-        return failure
-
-    def _before_item(self, index: int) -> None:
-        self._engine.check()
-
-    def _count(self) -> None:
-        """Add up what became of the items handled last; those of a run cut short stay in flight."""
-        sums, tally, durations = self._sums, self.kernel.tally, self.kernel.durations
-        sums.processed += tally.processed
-        sums.failed += tally.failed
-        sums.dead_lettered += tally.dead_lettered
-        sums.retried += tally.retried
-        _record(sums.service, durations)
-        _record(sums.wait, [0] * len(durations))
-        if not self.targets and durations:
-            age = time.perf_counter_ns() - self._origin.born_ns
-            _record(self._engine.ages, [age] * len(durations))
-
-    def refuse(self) -> None:
-        """Count a pushed item that cannot travel as received and failed."""
-        self._sums.received += 1
-        self._sums.failed += 1
-        self._sums.dead_lettered += self.spec.on_error == "dead_letter"
-
-    def finish(self) -> None:
-        """Emit what the stage kept, then tear it down."""
-        self._origin = _Origin(None, False, time.perf_counter_ns())
-        try:
-            self.kernel.finish()
-            self.kernel.close()
-        except StageError as error:
-            raise _Halt(error) from None
-
-    def summary(self, worker: WorkerStats, elapsed: float) -> StageSums:
-        """The counters as they are now; what is not spent in the function counts as idle."""
-        busy_ns = self._sums.service.total_ns
-        idle_ns = int(elapsed * 1e9) - busy_ns
-        return replace(self._sums, busy_ns=busy_ns, idle_ns=idle_ns, workers=(worker,))
-
-    # As the kernel's outlet.
-
-    def emit(self, outputs: list[Any]) -> None:
-        self._engine.check()
-        if not outputs:
-            return
-        began = time.perf_counter_ns()
-        travels = self.targets or self.keeps_outputs
-        payloads = encode_all(outputs, self._engine.max_item_bytes) if travels else []
-        self._sums.emitted += len(outputs)
-        origin = self._origin
-        exact = origin.exact and self.spec.kind == "map"
-        for target in self.targets:
-            target.receive(payloads, origin._replace(exact=exact), self.spec.name)
-        if self.keeps_outputs:
-            self._engine.outputs.extend(self._load(payloads))
-        self.waited_ns += time.perf_counter_ns() - began
-
-    def dead_letter(self, letter: DeadLetter) -> None:
-        self._engine.keep_letter(letter)
-
-    def log(self, message: str) -> None:
-        _log.warning("%s", message)
-
-
-class _Origin(NamedTuple):
-    """The source item that items derive from; `number` is None for what `finish` emits."""
-
-    number: int | None
-    exact: bool
-    born_ns: int
-
-    def __str__(self) -> str:
-        if self.number is None:
-            return "an item from finish()"
-        return (
-            f"source item {self.number}"
-            if self.exact
-            else f"an item from source item {self.number}"
-        )
-
-
-class _Halt(BaseException):
-    """Unwinds all kernels at once, out of reach of their handlers, with what ends the run."""
-
-    def __init__(self, error: MPipeError) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 def _cancelled(reason: str) -> Cancelled:
@@ -427,17 +280,3 @@ def _private(spec: StageSpec) -> StageSpec:
     """The spec with a stage object of this run's own."""
     packed = pack_function(spec)
     return replace(spec, fn=cloudpickle.loads(packed)[0]) if isinstance(spec.fn, Stage) else spec
-
-
-def _copies(payloads: Iterable[Payload]) -> list[Any]:
-    copies: list[Any] = []
-    for payload in payloads:
-        buffers = [bytearray(raw) for raw in payload.buffers]
-        copies += pickle.loads(payload.data, buffers=buffers)
-    return copies
-
-
-def _record(times: Times, nanoseconds: Sequence[int]) -> None:
-    histogram.record(times.counts, nanoseconds)
-    times.total_ns += sum(nanoseconds)
-    times.max_ns = max(times.max_ns, *nanoseconds, 0)

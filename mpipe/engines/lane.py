@@ -1,0 +1,183 @@
+"""One stage of an inline run: applies its function to items, then hands what comes out downstream.
+
+Items cross every connection as pickled copies, as they do between processes.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from ..errors import ItemError, MPipeError, StageError
+from ..policy import histogram
+from ..runtime.kernel import Kernel
+from ..stage import StageSpec
+from ..stats import DeadLetter, WorkerStats
+from ..transport.frame import Payload, encode, encode_all
+from .report import StageSums, Times
+
+logger = logging.getLogger("mpipe")
+
+
+class Origin(NamedTuple):
+    """The source item that items derive from; `number` is None for what `finish` emits."""
+
+    number: int | None
+    exact: bool
+    born_ns: int
+
+    def __str__(self) -> str:
+        if self.number is None:
+            return "an item from finish()"
+        source = f"source item {self.number}"
+        return source if self.exact else f"an item from {source}"
+
+
+class Halt(BaseException):
+    """Unwinds all kernels at once, out of reach of their handlers, with what ends the run."""
+
+    def __init__(self, error: MPipeError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+@dataclass
+class Shared:
+    """What the lanes of one run have in common; `check` raises `Halt` if the run is to stop."""
+
+    check: Callable[[], None]
+    max_item_bytes: int
+    outputs: deque[Any] = field(default_factory=deque)
+    letters: deque[DeadLetter] = field(default_factory=deque)
+    crossed: Counter[tuple[str | None, str]] = field(default_factory=Counter)
+    """Items that went over each connection, from the caller if its source is None."""
+    ages: Times = field(default_factory=Times)
+    """End-to-end times."""
+
+
+class Lane:
+    """One stage: its kernel, its counters and, as the kernel's `Outlet`, its way downstream."""
+
+    flush_items = 1
+
+    def __init__(self, spec: StageSpec, shared: Shared) -> None:
+        self.spec = spec
+        self.kernel = Kernel(spec, 0, self)
+        self.targets: list[Lane] = []
+        self.keeps_outputs: bool = False
+        self.waited_ns = 0
+        self._shared = shared
+        self._sums = StageSums(spec.name)
+        self._origin = Origin(None, False, 0)
+
+    def receive(self, payloads: list[Payload], origin: Origin, source: str | None) -> None:
+        """Handle items and all that comes of them; raises `Halt` if that ends the run."""
+        name, kernel = self.spec.name, self.kernel
+        items = self._load(payloads, "input")
+        self._shared.crossed[source, name] += len(items)
+        self._sums.received += len(items)
+        self._origin = origin
+        kernel.position = lambda index: str(origin)
+        try:
+            kernel.run(items, self._before_item)
+        except StageError as error:
+            raise Halt(error) from None
+        finally:
+            self._count()
+
+    def _load(self, payloads: list[Payload], what: str) -> list[Any]:
+        try:
+            return _copies(payloads)
+        except Exception as error:
+            name = self.spec.name
+            message = f"stage {name!r} (worker 0) could not unpickle its {what}: {error!r}"
+            failure = StageError(message, name, 0, "", 1, traceback.format_exc())
+            failure.__cause__ = error
+            raise Halt(failure) from None
+
+    def _before_item(self, index: int) -> None:
+        self._shared.check()
+
+    def _count(self) -> None:
+        """Add up what became of the items handled last; those of a run cut short stay in flight."""
+        sums, tally, durations = self._sums, self.kernel.tally, self.kernel.durations
+        sums.processed += tally.processed
+        sums.failed += tally.failed
+        sums.dead_lettered += tally.dead_lettered
+        sums.retried += tally.retried
+        _record(sums.service, durations)
+        _record(sums.wait, [0] * len(durations))
+        if not self.targets and durations:
+            age = time.perf_counter_ns() - self._origin.born_ns
+            _record(self._shared.ages, [age] * len(durations))
+
+    def refuse(self) -> None:
+        """Count a pushed item that cannot travel as received and failed."""
+        self._sums.received += 1
+        self._sums.failed += 1
+        self._sums.dead_lettered += self.spec.on_error == "dead_letter"
+
+    def finish(self) -> None:
+        """Emit what the stage kept, then tear it down."""
+        self._origin = Origin(None, False, time.perf_counter_ns())
+        try:
+            self.kernel.finish()
+            self.kernel.close()
+        except StageError as error:
+            raise Halt(error) from None
+
+    def summary(self, worker: WorkerStats, elapsed: float) -> StageSums:
+        """The counters as they are now; what is not spent in the function counts as idle."""
+        busy_ns = self._sums.service.total_ns
+        idle_ns = int(elapsed * 1e9) - busy_ns
+        return replace(self._sums, busy_ns=busy_ns, idle_ns=idle_ns, workers=(worker,))
+
+    # As the kernel's outlet.
+
+    def emit(self, outputs: list[Any]) -> None:
+        self._shared.check()
+        if not outputs:
+            return
+        began = time.perf_counter_ns()
+        travels = self.targets or self.keeps_outputs
+        payloads = encode_all(outputs, self._shared.max_item_bytes) if travels else []
+        self._sums.emitted += len(outputs)
+        origin = self._origin
+        exact = origin.exact and self.spec.kind == "map"
+        for target in self.targets:
+            target.receive(payloads, origin._replace(exact=exact), self.spec.name)
+        if self.keeps_outputs:
+            self._shared.outputs.extend(self._load(payloads, "output"))
+        self.waited_ns += time.perf_counter_ns() - began
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        limit = self._shared.max_item_bytes
+        try:
+            payload = encode([letter], limit)
+        except ItemError as error:
+            note = f"{letter.error} (the item is lost: {error})"
+            payload = encode([replace(letter, item=None, error=note)], limit)
+        self._shared.letters += _copies([payload])
+
+    def log(self, message: str) -> None:
+        logger.warning("%s", message)
+
+
+def _copies(payloads: Iterable[Payload]) -> list[Any]:
+    copies: list[Any] = []
+    for payload in payloads:
+        buffers = [bytearray(raw) for raw in payload.buffers]
+        copies += pickle.loads(payload.data, buffers=buffers)
+    return copies
+
+
+def _record(times: Times, nanoseconds: Sequence[int]) -> None:
+    histogram.record(times.counts, nanoseconds)
+    times.total_ns += sum(nanoseconds)
+    times.max_ns = max(times.max_ns, *nanoseconds, 0)
