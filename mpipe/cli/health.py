@@ -68,7 +68,7 @@ def live(stats: Callable[[], Stats]) -> Iterator[None]:
     every few seconds.
     """
     screen = console()
-    if screen.is_terminal:
+    if screen.is_interactive:
         view = Live(
             get_renderable=lambda: table(stats()),
             console=screen,
@@ -84,7 +84,9 @@ def live(stats: Callable[[], Stats]) -> Iterator[None]:
 
 def console() -> Console:
     """The standard output; wide enough for the table where no terminal sets the width."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=WIDTH_IN_FILES, force_interactive=False)
 
 
 def seconds(value: float) -> str:
@@ -143,15 +145,13 @@ def _time(latency: Latency, value: float) -> Text:
 
 
 def _caption(stats: Stats) -> str:
-    parts = [f"{seconds(stats.elapsed)} elapsed"]
-    if stats.latency.count:
-        times = (stats.latency.p50, stats.latency.p99)
-        parts.append("end to end p50 {}, p99 {}".format(*map(seconds, times)))
     cores = f" ({stats.cpu / stats.elapsed:.1f} cores)" if stats.elapsed else ""
-    parts.append(f"CPU {seconds(stats.cpu)}{cores}")
-    if stats.bottleneck is not None:
-        parts.append(f"* bottleneck: {stats.bottleneck}")
-    return "; ".join(parts)
+    parts = [f"elapsed {seconds(stats.elapsed)}", f"CPU {seconds(stats.cpu)}{cores}"]
+    if stats.latency.count:
+        p50, p99 = seconds(stats.latency.p50), seconds(stats.latency.p99)
+        parts.append(f"end to end p50 {p50}, p99 {p99}")
+    mark = "" if stats.bottleneck is None else f"* bottleneck: {stats.bottleneck}\n"
+    return mark + "; ".join(parts)
 
 
 @contextmanager
