@@ -1,0 +1,294 @@
+"""The channel's protocol, with a crash forced at every single step of it.
+
+A "crash" stops an end at its k-th access to shared words or pipes; a new end in the same seat
+recovers. The oracle is outside: what was sent must arrive once, and every credit must come back.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from mpipe.errors import MPipeError
+from mpipe.transport.channel import Channel, create_channel
+from mpipe.transport.consumer import Consumer
+from mpipe.transport.frame import Tag, encode
+from mpipe.transport.layout import ChannelLayout
+from mpipe.transport.producer import Producer
+from mpipe.transport.token import SLOT_MASK, plain
+
+TAG = Tag(0, 0, 0, 1, 1)
+LIMIT = 1 << 20
+
+
+class Crash(Exception):
+    """Stands for SIGKILL."""
+
+
+class Faulty:
+    """Words or a pipe of which the access number `fuse` never happens, nor any later one."""
+
+    def __init__(self, target: Any, fuse: list[int]) -> None:
+        self._target, self._fuse = target, fuse
+
+    def _step(self) -> None:
+        self._fuse[0] -= 1
+        if self._fuse[0] < 0:
+            raise Crash
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._target[index]
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._step()
+        self._target[index] = value
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._target, name)
+        if name not in ("put", "take", "wait_take"):
+            return attribute
+
+        def call(*args: Any) -> Any:
+            self._step()
+            return attribute(*args)
+
+        return call
+
+
+@contextmanager
+def channel(buffer_items: int, consumers: int = 1, producers: int = 1) -> Iterator[Channel]:
+    fds = create_channel(ChannelLayout(buffer_items, consumers, producers, LIMIT))
+    opened = Channel(fds)
+    try:
+        yield opened
+    finally:
+        opened.close()
+        for fd in fds.all():
+            os.close(fd)
+
+
+def send(producer: Producer, items: list[Any]) -> int:
+    got = producer.acquire(len(items))
+    if got:
+        producer.publish(encode(items[:got], LIMIT), TAG)
+    return got
+
+
+def send_all(producer: Producer, items: list[Any]) -> None:
+    while items:
+        got = send(producer, items)
+        assert got
+        items = items[got:]
+
+
+def receive(consumer: Consumer) -> list[Any] | None:
+    while consumer.token or consumer.take():
+        if consumer.claim() is not None:
+            items = consumer.load()
+            consumer.release()
+            return items
+    return None
+
+
+def receive_all(consumer: Consumer) -> list[Any]:
+    received = []
+    while (items := receive(consumer)) is not None:
+        received += items
+    return received
+
+
+def credits_left(channel: Channel) -> int:
+    """Empties the free pipe and counts the slots whose current token was in it."""
+    tokens = set()
+    while channel.free.waiting():
+        raw = os.read(channel.free.fds.read, 8)
+        tokens.add(plain(int.from_bytes(raw, "little")))
+    return sum(channel.words[token & SLOT_MASK] == token for token in tokens)
+
+
+def crashing(end: Any, fuse: int) -> Any:
+    """The same end, which crashes at its access number `fuse`."""
+    counter = [fuse]
+    end._words = Faulty(end._words, counter)
+    real = end.channel
+    end.channel = type("Proxy", (), {})()
+    end.channel.__dict__.update(
+        layout=real.layout,
+        words=end._words,
+        free=Faulty(real.free, counter),
+        ready=Faulty(real.ready, counter),
+        slot=real.slot,
+        spill=real.spill,
+        private_spill=real.private_spill,
+        trim_spill=real.trim_spill,
+    )
+    return end
+
+
+def crash_everywhere(scenario: Callable[[int], bool]) -> int:
+    """Run `scenario(fuse)` for each fuse until it reports that nothing crashed."""
+    fuse = 0
+    while scenario(fuse):
+        fuse += 1
+    return fuse
+
+
+def test_a_queue_holds_exactly_its_items() -> None:
+    with channel(7) as pipe:
+        producer, consumer = Producer(pipe, 0), Consumer(pipe, 0)
+        assert send(producer, list(range(5))) == 5
+        assert send(producer, list(range(5))) == 2
+        assert send(producer, [0]) == 0
+        assert receive(consumer) == [0, 1, 2, 3, 4]
+        assert send(producer, list(range(9))) == 5
+
+
+@pytest.mark.parametrize("buffer_items", [2049, 5000, 100_000])
+def test_a_large_queue_never_holds_more_than_its_items(buffer_items: int) -> None:
+    with channel(buffer_items) as pipe:
+        producer = Producer(pipe, 0)
+        accepted = 0
+        while got := send(producer, list(range(1000))):
+            accepted += got
+        assert buffer_items * 0.9 <= accepted <= buffer_items
+
+
+def test_credits_return_the_moment_a_frame_is_taken() -> None:
+    with channel(3) as pipe:
+        producer, consumer = Producer(pipe, 0), Consumer(pipe, 0)
+        send(producer, [1, 2, 3])
+        assert consumer.take()
+        assert consumer.claim() is not None
+        assert send(producer, [4, 5, 6, 7]) == 3
+        assert consumer.load() == [1, 2, 3]
+
+
+def test_a_producer_that_crashes_at_any_step_loses_and_doubles_nothing() -> None:
+    def scenario(fuse: int) -> bool:
+        with channel(4, producers=2) as pipe:
+            consumer = Consumer(pipe, 0)
+            crashed = True
+            try:
+                send(crashing(Producer(pipe, 0), fuse), [10, 11, 12])
+                crashed = False
+            except Crash:
+                pass
+            replacement = Producer(pipe, 0)
+            replacement.recover()
+            sent = [10, 11, 12][: replacement.published]
+            missing = [10, 11, 12][replacement.published :]
+            assert sent in ([], [10, 11, 12])
+            if missing:
+                send_all(replacement, missing)
+            assert receive_all(consumer) == [10, 11, 12]
+            assert credits_left(pipe) == 4
+        return crashed
+
+    assert crash_everywhere(scenario) > 6
+
+
+def test_a_producer_whose_replacement_crashes_too_loses_and_doubles_nothing() -> None:
+    def pair(first: int, second: int) -> tuple[bool, bool]:
+        with channel(4, producers=2) as pipe:
+            consumer = Consumer(pipe, 0)
+            crashed = [False, False]
+            try:
+                send(crashing(Producer(pipe, 0), first), [10, 11, 12])
+            except Crash:
+                crashed[0] = True
+            try:
+                crashing(Producer(pipe, 0), second).recover()
+            except Crash:
+                crashed[1] = True
+            third = Producer(pipe, 0)
+            third.recover()
+            if third.published == 0:
+                send_all(third, [10, 11, 12])
+            assert receive_all(consumer) == [10, 11, 12]
+            assert credits_left(pipe) == 4
+        return crashed[0], crashed[1]
+
+    first = 0
+    while True:
+        second = 0
+        while (result := pair(first, second))[1]:
+            second += 1
+        if not result[0]:
+            break
+        first += 1
+    assert first > 6
+
+
+@pytest.mark.parametrize("riders", [0, 2, 10])
+def test_a_consumer_that_crashes_at_any_step_loses_and_doubles_nothing(riders: int) -> None:
+    items = list(range(riders + 1))
+
+    def scenario(fuse: int) -> bool:
+        with channel(riders + 2, consumers=2) as pipe:
+            producer = Producer(pipe, 0)
+            send(producer, items)
+            send(producer, ["next"])
+            done: list[Any] = []
+            crashed = True
+            try:
+                dying = crashing(Consumer(pipe, 0), fuse)
+                dying.take()
+                dying.claim()
+                done = dying.load()
+                dying.release()
+                crashed = False
+            except Crash:
+                pass
+            replacement = Consumer(pipe, 0)
+            replacement.recover()
+            again = receive(replacement) if replacement.token else None
+            if again is not None:
+                assert again in (items, done)
+                done = again
+            assert (done or receive(replacement)) == items
+            assert receive_all(Consumer(pipe, 1)) == ["next"]
+            assert credits_left(pipe) == riders + 2
+        return crashed
+
+    assert crash_everywhere(scenario) > 4
+
+
+def test_a_token_put_twice_is_taken_once() -> None:
+    with channel(3, consumers=2, producers=2) as pipe:
+        producer, consumer = Producer(pipe, 0), Consumer(pipe, 0)
+        send(producer, ["x"])
+        assert consumer.take()
+        double = plain(consumer.token) | 1 << 16
+        pipe.ready.put(double.to_bytes(8, "little"))
+        other = Consumer(pipe, 1)
+        assert other.take()
+        assert other.claim() is None, "the first is still in hand"
+        consumer.claim()
+        consumer.release()
+        pipe.ready.put(double.to_bytes(8, "little"))
+        assert receive(other) is None, "the first is now a spare"
+        assert credits_left(pipe) == 3
+
+
+def test_a_credit_returned_twice_is_used_once() -> None:
+    with channel(2, producers=2) as pipe:
+        first, second = Producer(pipe, 0), Producer(pipe, 1)
+        assert first.acquire(1) == 1
+        token = pipe.words[pipe.layout.producer(0) + 4]
+        pipe.free.put((plain(token) | 1 << 16).to_bytes(8, "little"))
+        assert second.acquire(2) == 1, "the double is thrown away"
+        assert pipe.words[pipe.layout.producer(1) + 4] & SLOT_MASK != token & SLOT_MASK
+
+
+def test_an_overwritten_frame_is_an_error_and_never_handed_on() -> None:
+    with channel(2) as pipe:
+        send(Producer(pipe, 0), ["x"])
+        consumer = Consumer(pipe, 0)
+        consumer.take()
+        pipe.slot(consumer.token & SLOT_MASK)[16] ^= 1
+        with pytest.raises(MPipeError, match="corrupted frame"):
+            consumer.claim()
