@@ -1,0 +1,325 @@
+"""What is wrong with a graph, an option or a return value is said at the line that is wrong."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mpipe
+from mpipe.plan import make_plan
+from mpipe.runtime.kernel import check_result
+from mpipe.stage import ON_ERROR, OPTIONS, StageSpec, make_spec
+
+
+def same(item: Any) -> list[Any]:
+    return [item]
+
+
+def chain(*names: str) -> mpipe.Pipeline:
+    pipeline = mpipe.Pipeline("p")
+    for name in names:
+        pipeline.add_stage(name, same, workers=1)
+    for source, target in pairwise(names):
+        pipeline.connect(source, target)
+    return pipeline
+
+
+class Needy(mpipe.Stage):
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+OPTION_NAMES = "workers, buffer_size, drop_on_full, on_error, retries, retry_delay, max_crashes"
+
+BAD_STAGES: list[tuple[dict[str, Any], str]] = [
+    ({"workers": 0}, "stage 'a': workers must be a whole number of processes, 1 or more, or None "
+        "for a share of the cores, not 0"),
+    ({"workers": 2.0}, "stage 'a': workers must be a whole number of processes, 1 or more, or "
+        "None for a share of the cores, not 2.0"),
+    ({"workers": True}, "stage 'a': workers must be a whole number of processes, 1 or more, or "
+        "None for a share of the cores, not True"),
+    ({"buffer_size": 0}, "stage 'a': buffer_size must be a whole number of items, 1 or more, "
+        "not 0"),
+    ({"buffer_size": None}, "stage 'a': buffer_size must be a whole number of items, 1 or more, "
+        "not None"),
+    ({"drop_on_full": 1}, "stage 'a': drop_on_full must be True or False, not 1"),
+    ({"on_error": "ignore"}, "stage 'a': on_error must be \"raise\", \"skip\" or "
+        "\"dead_letter\", not 'ignore'"),
+    ({"retries": -1}, "stage 'a': retries must be a whole number of further attempts, 0 or more, "
+        "not -1"),
+    ({"retry_delay": float("nan")}, "stage 'a': retry_delay must be a number of seconds, 0 or "
+        "more, not nan"),
+    ({"retry_delay": float("inf")}, "stage 'a': retry_delay must be a number of seconds, 0 or "
+        "more, not inf"),
+    ({"retry_delay": "1s"}, "stage 'a': retry_delay must be a number of seconds, 0 or more, "
+        "not '1s'"),
+    ({"max_crashes": 0}, "stage 'a': max_crashes must be a whole number of worker deaths, 1 or "
+        "more, not 0"),
+    ({"worker": 4}, f"stage 'a': unknown option 'worker'; valid options: {OPTION_NAMES}"),
+]  # fmt: skip
+
+BAD_FUNCTIONS: list[tuple[Callable[[mpipe.Pipeline], Any], str]] = [
+    (lambda p: p.add_stage("a", 3), "stage 'a': expected a function of one item, an mpipe.Stage "
+        "or a factory of one, not int"),
+    (lambda p: p.add_stage("a", None), "stage 'a': expected a function of one item, an "
+        "mpipe.Stage or a factory of one, not NoneType"),
+    (lambda p: p.add_stage("a", divmod), "stage 'a': 'divmod' cannot be called with one item"),
+    (lambda p: p.add_map("a", lambda: 1), "stage 'a': '<lambda>' cannot be called with one item"),
+    (lambda p: p.add_map("a", mpipe.Stage()), "stage 'a': pass an mpipe.Stage to add_stage, not "
+        "add_map"),
+    (lambda p: p.add_filter("a", mpipe.Stage), "stage 'a': pass an mpipe.Stage to add_stage, not "
+        "add_filter"),
+    (lambda p: p.add_stage("a", Needy), "stage 'a': Needy cannot be made without arguments; pass "
+        "an instance, or a factory such as lambda: Needy(...)"),
+    (lambda p: p.add_stage("", same), "a stage's name must be a non-empty, printable str, not ''"),
+    (lambda p: p.add_stage("a\n", same), "a stage's name must be a non-empty, printable str, not "
+        "'a\\n'"),
+    (lambda p: p.add_stage(same, same), "a stage's name must be a non-empty, printable str, not "
+        f"{same!r}"),
+    (lambda p: mpipe.Pipeline(""), "a pipeline's name must be a non-empty, printable str, not ''"),
+]  # fmt: skip
+
+BAD_CONNECTIONS: list[tuple[Callable[[mpipe.Pipeline], Any], str]] = [
+    (lambda p: p.add_stage("a", same), "there is already a stage 'a'; names must be unique"),
+    (lambda p: p.connect("a", "b"), "'a' is already connected to 'b'"),
+    (lambda p: p.connect("a", "a"), "stage 'a' cannot feed itself; a pipeline must be acyclic"),
+    (lambda p: p.connect("a", same), f"connect takes names of stages, not {same!r}"),
+]  # fmt: skip
+
+BAD_GRAPHS: list[tuple[mpipe.Pipeline, str]] = [
+    (mpipe.Pipeline("p"), "pipeline 'p' has no stages; add one with add_stage"),
+    (chain("parse").connect("parse", "sink"), "connect('parse', 'sink'): there is no stage "
+        "'sink'; stages: 'parse'"),
+    (chain("parse", "sink").connect("prase", "sink"), "connect('prase', 'sink'): there is no "
+        "stage 'prase'; did you mean 'parse'?"),
+    (chain("a", "b").add_stage("c", same), "stage 'c' is connected to no other stage; connect it "
+        "or give it a pipeline of its own"),
+    (chain("a", "b").connect("b", "a"), "the stages form a cycle: 'a' -> 'b' -> 'a'; a pipeline "
+        "must be acyclic"),
+    (chain("in", "a", "b", "c", "out").connect("c", "a"), "the stages form a cycle: 'a' -> 'b' -> "
+        "'c' -> 'a'; a pipeline must be acyclic"),
+]  # fmt: skip
+
+START_OPTIONS = "engine, results, deadline, cancel, start_method, max_item_bytes"
+
+BAD_STARTS: list[tuple[dict[str, Any], str]] = [
+    ({"engine": "threads"}, "engine must be 'processes' or 'inline', not 'threads'"),
+    ({"results": 1}, "start: results must be True or False, not 1"),
+    ({"deadline": 0}, "start: deadline must be seconds above 0, not 0"),
+    ({"deadline": "soon"}, "start: deadline must be seconds above 0, not 'soon'"),
+    ({"cancel": 5}, "start: cancel must be an event with is_set(), not 5"),
+    ({"start_method": "forkserver"}, "start: start_method must be 'fork' or 'spawn', not "
+        "'forkserver'"),
+    ({"max_item_bytes": 12}, "start: max_item_bytes must be a number of bytes from 4096 to 2**36, "
+        "not 12"),
+    ({"result": True}, f"start: unknown option 'result'; valid options: {START_OPTIONS}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_STAGES, ids=str)
+def test_a_bad_option_is_refused_where_the_stage_is_added(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(mpipe.OptionError) as caught:
+        mpipe.Pipeline().add_stage("a", same, **options)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("add", "message"), BAD_FUNCTIONS, ids=[m for _, m in BAD_FUNCTIONS])
+def test_a_bad_function_or_name_is_refused_where_it_is_added(
+    add: Callable[[mpipe.Pipeline], Any], message: str
+) -> None:
+    with pytest.raises(mpipe.OptionError) as caught:
+        add(mpipe.Pipeline())
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("add", "message"), BAD_CONNECTIONS, ids=[m for _, m in BAD_CONNECTIONS])
+def test_a_bad_connection_is_refused_where_it_is_made(
+    add: Callable[[mpipe.Pipeline], Any], message: str
+) -> None:
+    with pytest.raises(mpipe.GraphError) as caught:
+        add(chain("a", "b"))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("engine", ["inline", "processes"])
+@pytest.mark.parametrize(("pipeline", "message"), BAD_GRAPHS, ids=[m for _, m in BAD_GRAPHS])
+def test_a_bad_graph_is_refused_by_start_and_run_before_anything_runs(
+    pipeline: mpipe.Pipeline, message: str, engine: str
+) -> None:
+    for begin in (lambda: pipeline.start(engine), lambda: pipeline.run([1], engine)):
+        with pytest.raises(mpipe.GraphError) as caught:
+            begin()
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_STARTS, ids=str)
+def test_a_bad_start_option_is_refused_by_start_itself(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(mpipe.OptionError) as caught:
+        chain("a", "b").start(**options)
+    assert str(caught.value) == message
+
+
+def test_run_says_that_results_are_always_kept() -> None:
+    with pytest.raises(mpipe.OptionError) as caught:
+        chain("a", "b").run([1], results=True)
+    assert str(caught.value) == "run: results are always kept; leave out results="
+
+
+def test_run_refuses_what_is_not_iterable_before_anything_runs() -> None:
+    with pytest.raises(TypeError, match="'int' object is not iterable"):
+        chain("a", "b").run(5)  # type: ignore[arg-type]
+
+
+def test_imap_refuses_bad_options_at_the_call() -> None:
+    with pytest.raises(mpipe.OptionError) as caught:
+        mpipe.imap(same, [1], ordered="yes")  # type: ignore[arg-type]
+    assert str(caught.value) == "imap: ordered must be True or False, not 'yes'"
+    with pytest.raises(mpipe.OptionError) as caught:
+        mpipe.imap(same, [1], chunksize=8)
+    assert str(caught.value) == (
+        f"stage 'map': unknown option 'chunksize'; valid options: {OPTION_NAMES}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("refuse", "message"),
+    [
+        (lambda run: run.push(1, stage="b"), "push: stage 'b' is fed by other stages; push goes "
+            "to: 'a'"),
+        (lambda run: run.push(1, stage="bb"), "push: there is no stage 'bb'; did you mean 'b'?"),
+        (lambda run: run.push(1, timeout=-1), "push: timeout must be seconds, 0 or more, not -1"),
+        (lambda run: run.drain(timeout="x"), "drain: timeout must be seconds, 0 or more, not 'x'"),
+        (lambda run: run.results(), "results: start the pipeline with start(results=True) to keep "
+            "them"),
+    ],
+)  # fmt: skip
+def test_a_bad_call_is_refused_and_the_run_goes_on(
+    refuse: Callable[[mpipe.Run], Any], message: str
+) -> None:
+    with chain("a", "b").start("inline") as run:
+        with pytest.raises((mpipe.GraphError, mpipe.OptionError)) as caught:
+            refuse(run)
+        assert str(caught.value) == message
+        run.push(1)
+        assert run.drain().stages["b"].processed == 1
+
+
+Point = namedtuple("Point", "x y")
+
+
+@pytest.mark.parametrize(
+    ("result", "kind"),
+    [
+        ({"a": 1}, "dict"),
+        ("text", "str"),
+        (b"bytes", "bytes"),
+        (5, "int"),
+        (False, "bool"),
+        ({1, 2}, "set"),
+        (range(3), "range"),
+        (np.zeros(2), "ndarray"),
+        (Point(1, 2), "Point"),
+    ],
+)
+def test_a_wrong_return_value_says_what_to_return_instead(result: Any, kind: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        check_result(result)
+    assert str(caught.value) == (
+        "a stage must return a list, tuple, generator or iterator of outputs, or None, not "
+        f"{kind}; return [result] for one output, or use add_map"
+    )
+
+
+@pytest.mark.parametrize("result", [None, [], (), iter([]), map(str, [])], ids=repr)
+def test_a_right_return_value_is_accepted(result: Any) -> None:
+    check_result(result)
+
+
+def test_every_option_of_the_schema_is_a_field_with_the_same_default() -> None:
+    spec = make_spec("a", same, "flat", {})
+    assert {name: option.default for name, option in OPTIONS.items()} == {
+        name: getattr(spec, name) for name in OPTIONS
+    }
+    assert all(OPTIONS["on_error"].accepts(value) for value in ON_ERROR)
+
+
+@pytest.mark.parametrize("fn", [int, str.upper, print, lambda item, base=10: [item]])
+def test_builtins_types_and_defaults_are_functions_of_one_item(fn: Any) -> None:
+    assert not make_spec("a", fn, "map", {}).is_factory
+
+
+def test_a_class_or_function_without_arguments_is_a_factory() -> None:
+    assert make_spec("a", mpipe.Stage, "flat", {}).is_factory
+    assert make_spec("a", lambda: Needy("x"), "flat", {}).is_factory
+    assert not make_spec("a", Needy("x"), "flat", {}).is_factory
+
+
+def test_sources_and_terminals_are_the_ends_of_the_graph() -> None:
+    graph = chain("a", "b", "c").add_stage("x", same).connect("x", "b").graph
+    assert (graph.sources, graph.terminals) == (("a", "x"), ("c",))
+    assert (graph.upstream("b"), graph.downstream("b")) == (("a", "x"), ("c",))
+
+
+def test_topological_order_puts_every_stage_after_all_that_feed_it() -> None:
+    pipeline = mpipe.Pipeline()
+    for name in "dcba":
+        pipeline.add_stage(name, same)
+    for source, target in ("ab", "ac", "bd", "cd"):
+        pipeline.connect(source, target)
+    order = [stage.name for stage in pipeline.graph.topological()]
+    assert sorted(order) == ["a", "b", "c", "d"]
+    assert (order[0], order[-1]) == ("a", "d")
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "given"),
+    [
+        (8, (None, None), (4, 4)),
+        (8, (None, None, None), (3, 3, 2)),
+        (1, (None, None), (1, 1)),
+        (2, (5, None), (5, 2)),
+        (4, (3, 1), (3, 1)),
+    ],
+)
+def test_explicit_workers_are_obeyed_and_open_stages_share_the_cores(
+    cores: int, asked: tuple[int | None, ...], given: tuple[int, ...]
+) -> None:
+    pipeline = chain(*"abc"[: len(asked)])
+    graph = pipeline.graph
+    stages = tuple(
+        StageSpec(stage.name, stage.fn, workers=count)
+        for stage, count in zip(graph.stages, asked, strict=True)
+    )
+    plan = make_plan(type(graph)(graph.name, stages, graph.edges), cores)
+    assert plan.workers == given
+    assert plan.seats == sum(given)
+    assert [seat for i in range(len(given)) for seat in plan.seats_of(i)] == list(range(plan.seats))
+    assert [plan.stage_of(seat) for seat in range(plan.seats)] == [
+        i for i, count in enumerate(given) for _ in range(count)
+    ]
+
+
+def test_a_pipeline_prints_its_graph_and_its_mermaid_chart() -> None:
+    pipeline = chain("a", "b")
+    assert repr(pipeline) == (
+        "Pipeline('p')\n"
+        "  a: workers=1 buffer_size=1000 -> b\n"
+        "  b: workers=1 buffer_size=1000 -> out"
+    )
+    assert pipeline.to_mermaid() == (
+        'flowchart LR\n    s0["a x 1"]\n    s1["b x 1"]\n    s0 -->|1000| s1'
+    )
+
+
+def test_a_pipeline_may_be_started_again() -> None:
+    pipeline = chain("a", "b")
+    assert [list(pipeline.run([1, 2], "inline")) for _ in range(2)] == [[1, 2], [1, 2]]

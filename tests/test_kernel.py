@@ -1,0 +1,439 @@
+"""The kernel: how a function is applied to items, what is retried, given up and withdrawn."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from mpipe import DeadLetter, ItemError, Stage, StageError
+from mpipe.runtime.kernel import Kernel
+from mpipe.stage import make_spec
+from mpipe.transport.frame import Unsendable
+
+
+class Recorder:
+    """An outlet that keeps what it is given; refuses the outputs in `unsendable`."""
+
+    def __init__(self, flush_items: int = 1, unsendable: tuple[Any, ...] = ()) -> None:
+        self.waited_ns = 0
+        self.flush_items = flush_items
+        self.batches: list[list[Any]] = []
+        self.letters: list[DeadLetter] = []
+        self.messages: list[str] = []
+        self._unsendable = unsendable
+
+    @property
+    def outputs(self) -> list[Any]:
+        return [output for batch in self.batches for output in batch]
+
+    def emit(self, outputs: list[Any]) -> None:
+        for index, output in enumerate(outputs):
+            if output in self._unsendable:
+                raise Unsendable(index, ItemError(f"{output} cannot travel"))
+        self.batches.append(outputs.copy())
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        self.letters.append(letter)
+
+    def log(self, message: str) -> None:
+        self.messages.append(message)
+
+
+def run(
+    fn: Any, items: list[Any], outlet: Recorder | None = None, kind: Any = "flat", **options: Any
+) -> tuple[Kernel, Recorder]:
+    outlet = outlet or Recorder()
+    kernel = Kernel(make_spec("s", fn, kind, options), 0, outlet)
+    kernel.open()
+    kernel.run(items)
+    return kernel, outlet
+
+
+@pytest.fixture
+def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the kernel wanted to sleep."""
+    asked: list[float] = []
+    monkeypatch.setattr("mpipe.runtime.kernel.time.sleep", asked.append)
+    return asked
+
+
+def fails_at(*bad: Any) -> Callable[[Any], list[Any]]:
+    def fn(item: Any) -> list[Any]:
+        if item in bad:
+            raise ValueError(f"not {item}")
+        return [item]
+
+    return fn
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda n: [n, n + 0.5],
+        lambda n: (n, n + 0.5),
+        lambda n: iter((n, n + 0.5)),
+        lambda n: (n + i / 2 for i in range(2)),
+        lambda n: map(float, (n, n + 0.5)),
+    ],
+    ids=["list", "tuple", "iterator", "generator", "map"],
+)
+@pytest.mark.parametrize("flush_items", [1, 2, 3, 100])
+def test_every_kind_of_return_value_gives_the_same_outputs_however_they_are_flushed(
+    fn: Any, flush_items: int
+) -> None:
+    kernel, outlet = run(fn, [1, 2, 3], Recorder(flush_items))
+    assert outlet.outputs == [1, 1.5, 2, 2.5, 3, 3.5]
+    assert (kernel.tally.processed, kernel.tally.emitted, kernel.tally.failed) == (3, 6, 0)
+    assert len(kernel.durations) == 3
+
+
+def test_none_and_empty_results_emit_nothing_but_count_as_processed() -> None:
+    kernel, outlet = run(lambda n: None if n % 2 else [], [1, 2, 3])
+    assert (outlet.outputs, kernel.tally.processed, kernel.tally.emitted) == ([], 3, 0)
+
+
+def test_map_passes_any_value_on_as_it_is() -> None:
+    values = [None, {"a": 1}, [1, 2], "text", ()]
+    assert run(lambda n: values[n], [0, 1, 2, 3, 4], kind="map")[1].outputs == values
+
+
+def test_filter_passes_the_items_whose_predicate_is_true() -> None:
+    assert run(lambda n: n % 2, [1, 2, 3, 4, 5], kind="filter")[1].outputs == [1, 3, 5]
+
+
+def test_subclasses_of_list_and_tuple_are_taken_for_their_items() -> None:
+    class Rows(list[int]):
+        pass
+
+    assert run(lambda n: Rows([n, n]), [7])[1].outputs == [7, 7]
+
+
+def test_an_endless_iterator_is_handed_on_while_it_goes_on() -> None:
+    def endless(item: int) -> Iterator[int]:
+        while True:
+            yield item
+
+    class Enough(BaseException):
+        pass
+
+    class Limited(Recorder):
+        def emit(self, outputs: list[Any]) -> None:
+            super().emit(outputs)
+            if len(self.outputs) > 1000:
+                raise Enough
+
+    outlet = Limited(flush_items=64)
+    with pytest.raises(Enough):
+        run(endless, [1], outlet)
+    assert max(map(len, outlet.batches)) <= 2 * 64
+
+
+def test_a_slow_iterator_is_not_kept_back_until_a_batch_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0
+
+    def slow(item: int) -> Iterator[int]:
+        nonlocal now
+        for i in range(5):
+            now += 10_000_000  # longer than an output may be kept back
+            yield i
+
+    monkeypatch.setattr("mpipe.runtime.kernel.time.perf_counter_ns", lambda: now)
+    batches = run(slow, [1], Recorder(flush_items=1000))[1].batches
+    assert [batch for batch in batches if batch] == [[0], [1], [2], [3], [4]]
+
+
+def test_outputs_are_handed_on_as_soon_as_there_are_flush_items() -> None:
+    batches = run(lambda n: [n], list(range(7)), Recorder(flush_items=3))[1].batches
+    assert [batch for batch in batches if batch] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_raise_names_stage_worker_position_and_keeps_the_cause() -> None:
+    with pytest.raises(StageError) as caught:
+        run(fails_at(2), [1, 2, 3])
+    error = caught.value
+    assert error.args[0] == "stage 's' (worker 0) failed on item 1: ValueError: not 2"
+    assert (error.stage, error.worker, error.position, error.attempts) == ("s", 0, "item 1", 1)
+    assert isinstance(error.__cause__, ValueError)
+    assert error.remote_traceback.rstrip().endswith("ValueError: not 2")
+    assert "in fn" in error.remote_traceback
+
+
+def test_skip_logs_counts_and_goes_on() -> None:
+    kernel, outlet = run(fails_at(2), [1, 2, 3], on_error="skip")
+    assert outlet.outputs == [1, 3]
+    assert outlet.messages == ["stage 's' (worker 0) failed on item 1: ValueError: not 2"]
+    assert (kernel.tally.processed, kernel.tally.failed, kernel.tally.dead_lettered) == (2, 1, 0)
+
+
+def test_dead_letter_hands_the_item_over_and_goes_on() -> None:
+    kernel, outlet = run(fails_at(2), [1, 2, 3], on_error="dead_letter", retries=1)
+    (letter,) = outlet.letters
+    assert (letter.stage, letter.item, letter.error) == ("s", 2, "ValueError: not 2")
+    assert (letter.attempts, letter.position) == (2, "item 1")
+    assert letter.traceback.rstrip().endswith("ValueError: not 2")
+    assert (kernel.tally.failed, kernel.tally.dead_lettered, kernel.tally.retried) == (1, 1, 1)
+    assert outlet.outputs == [1, 3]
+
+
+def test_sys_exit_in_a_function_fails_the_item_and_not_the_process() -> None:
+    def leave(item: int) -> None:
+        raise SystemExit(3)
+
+    kernel, outlet = run(leave, [1], on_error="skip")
+    assert kernel.tally.failed == 1
+    assert outlet.messages == ["stage 's' (worker 0) failed on item 0: SystemExit: 3"]
+
+
+@pytest.mark.parametrize("signal", [KeyboardInterrupt, GeneratorExit])
+def test_what_is_no_error_of_the_function_passes_through(signal: type[BaseException]) -> None:
+    def interrupted(item: int) -> None:
+        raise signal
+
+    with pytest.raises(signal):
+        run(interrupted, [1], on_error="skip")
+
+
+def test_retries_wait_twice_as_long_each_time_and_then_give_up(sleeps: list[float]) -> None:
+    kernel, outlet = run(fails_at(2), [1, 2, 3], on_error="skip", retries=4, retry_delay=0.5)
+    assert sleeps == [0.5, 1.0, 2.0, 4.0]
+    assert (kernel.tally.retried, kernel.tally.failed) == (4, 1)
+    assert outlet.messages == [
+        "stage 's' (worker 0) failed on item 1 after 5 attempts: ValueError: not 2"
+    ]
+
+
+def test_a_retry_that_succeeds_counts_as_processed(sleeps: list[float]) -> None:
+    tries: list[int] = []
+
+    def second_time_lucky(item: int) -> list[int]:
+        tries.append(item)
+        if len(tries) == 1:
+            raise OSError
+        return [item]
+
+    kernel, outlet = run(second_time_lucky, [5], retries=3, retry_delay=1.0)
+    assert (outlet.outputs, tries, sleeps) == ([5], [5, 5], [1.0])
+    assert (kernel.tally.processed, kernel.tally.failed, kernel.tally.retried) == (1, 0, 1)
+
+
+@pytest.mark.parametrize("flush_items", [1, 2, 100])
+@pytest.mark.parametrize("breaks_at", [0, 1, 2, 5])
+def test_a_retried_generator_does_not_give_an_output_twice(
+    flush_items: int, breaks_at: int
+) -> None:
+    tries = 0
+
+    def breaks(item: str) -> Iterator[str]:
+        nonlocal tries
+        tries += 1
+        for i in range(6):
+            if i == breaks_at and tries < 3:
+                raise OSError
+            yield f"{item}{i}"
+
+    kernel, outlet = run(breaks, ["a"], Recorder(flush_items), retries=2)
+    assert outlet.outputs == ["a0", "a1", "a2", "a3", "a4", "a5"]
+    assert (kernel.tally.retried, kernel.tally.processed) == (2, 1)
+
+
+@pytest.mark.parametrize("flush_items", [1, 2, 3, 100])
+def test_an_item_that_fails_midway_keeps_what_it_gave_wherever_outputs_are_flushed(
+    flush_items: int,
+) -> None:
+    def breaks(item: int) -> Iterator[int]:
+        yield item
+        yield item + 1
+        if item == 20:
+            raise ValueError
+        yield item + 2
+
+    _, outlet = run(breaks, [10, 20, 30], Recorder(flush_items), on_error="skip")
+    assert outlet.outputs == [10, 11, 12, 20, 21, 30, 31, 32]
+
+
+@pytest.mark.parametrize("flush_items", [1, 2, 3, 100])
+def test_an_output_that_cannot_travel_fails_its_item_and_no_other(flush_items: int) -> None:
+    outlet = Recorder(flush_items, unsendable=(20,))
+    kernel, _ = run(lambda n: [n, n * 10], [1, 2, 3], outlet, on_error="skip")
+    assert outlet.outputs == [1, 10, 2, 3, 30]
+    assert (kernel.tally.processed, kernel.tally.failed, kernel.tally.emitted) == (2, 1, 5)
+    assert outlet.messages == ["stage 's' (worker 0) failed on item 1: mpipe.errors.ItemError: 20 "
+        "cannot travel"]  # fmt: skip
+
+
+@pytest.mark.parametrize("flush_items", [1, 2, 3, 100])
+def test_an_unsendable_output_ends_its_generator_and_is_not_retried(flush_items: int) -> None:
+    outlet = Recorder(flush_items, unsendable=(21,))
+    kernel, _ = run(
+        lambda n: (n * 10 + i for i in range(4)), [1, 2, 3], outlet, on_error="skip", retries=3
+    )
+    assert outlet.outputs == [10, 11, 12, 13, 20, 30, 31, 32, 33]
+    assert (kernel.tally.processed, kernel.tally.failed, kernel.tally.retried) == (2, 1, 0)
+
+
+def test_several_unsendable_outputs_in_one_batch_fail_each_its_own_item() -> None:
+    outlet = Recorder(flush_items=100, unsendable=(1, 3))
+    kernel, _ = run(lambda n: [n], [0, 1, 2, 3, 4], outlet, on_error="dead_letter")
+    assert outlet.outputs == [0, 2, 4]
+    assert [(letter.item, letter.position) for letter in outlet.letters] == [
+        (1, "item 1"),
+        (3, "item 3"),
+    ]
+    assert (kernel.tally.processed, kernel.tally.failed) == (3, 2)
+
+
+def test_an_unsendable_output_under_raise_names_its_item() -> None:
+    outlet = Recorder(flush_items=100, unsendable=(1,))
+    with pytest.raises(StageError) as caught:
+        run(lambda n: [n], [0, 1, 2], outlet)
+    assert caught.value.position == "item 1"
+    assert isinstance(caught.value.__cause__, ItemError)
+
+
+def test_waiting_for_room_is_not_service_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0
+
+    class Blocking(Recorder):
+        def emit(self, outputs: list[Any]) -> None:
+            nonlocal now
+            now += 1_000_000
+            self.waited_ns += 1_000_000
+
+    def work(item: int) -> Iterator[int]:
+        nonlocal now
+        for i in range(3):
+            now += 7
+            yield i
+
+    monkeypatch.setattr("mpipe.runtime.kernel.time.perf_counter_ns", lambda: now)
+    kernel, _ = run(work, [1, 2], Blocking(flush_items=1))
+    assert kernel.durations == [21, 21]
+
+
+class Greeter(Stage):
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def setup(self) -> None:
+        self.calls.append("setup")
+
+    def process(self, item: int) -> list[str]:
+        self.calls.append(f"process {item}")
+        return [f"hello {item}"]
+
+    def finish(self) -> list[str]:
+        self.calls.append("finish")
+        return ["bye"]
+
+    def teardown(self) -> None:
+        self.calls.append("teardown")
+
+
+def test_a_stage_lives_from_setup_to_teardown_and_may_emit_at_its_end() -> None:
+    stage = Greeter()
+    kernel, outlet = run(stage, [1, 2])
+    assert kernel.stateful
+    kernel.finish()
+    kernel.close()
+    kernel.close()
+    assert stage.calls == ["setup", "process 1", "process 2", "finish", "teardown"]
+    assert outlet.outputs == ["hello 1", "hello 2", "bye"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("setup", "stage 's' (worker 0) could not be set up: OSError: no"),
+        ("finish", "stage 's' (worker 0) failed in finish(): OSError: no"),
+        ("teardown", "stage 's' (worker 0) could not be torn down: OSError: no"),
+    ],
+)
+def test_a_failure_outside_of_items_says_where(broken: str, message: str) -> None:
+    def fail(self: Stage) -> None:
+        raise OSError("no")
+
+    stage = type("Broken", (Greeter,), {broken: fail})()
+    kernel = Kernel(make_spec("s", stage, "flat", {}), 0, Recorder())
+
+    def live() -> None:
+        kernel.open()
+        kernel.finish()
+        kernel.close()
+
+    with pytest.raises(StageError) as caught:
+        live()
+    assert caught.value.args[0] == message
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_factory_makes_the_stage_when_opened() -> None:
+    made: list[Greeter] = []
+
+    def factory() -> Greeter:
+        made.append(Greeter())
+        return made[-1]
+
+    kernel, outlet = run(factory, [1])
+    assert (len(made), outlet.outputs, kernel.stage) == (1, ["hello 1"], made[0])
+
+
+def test_a_factory_that_makes_something_else_says_what_is_missing() -> None:
+    with pytest.raises(StageError) as caught:
+        run(lambda: 5, [1])
+    assert caught.value.args[0] == (
+        "stage 's' (worker 0) could not be set up: TypeError: the factory returned a int, not an "
+        "mpipe.Stage; a function that handles items must take one argument"
+    )
+
+
+def test_a_stage_without_process_says_so() -> None:
+    with pytest.raises(StageError, match=r"Stage must define process\(self, item\)"):
+        run(Stage(), [1])
+
+
+def test_finish_that_returns_a_wrong_type_fails() -> None:
+    stage = type("Wrong", (Greeter,), {"finish": lambda self: "text"})()
+    kernel, _ = run(stage, [])
+    with pytest.raises(StageError, match=r"a stage must return a list.*not str"):
+        kernel.finish()
+
+
+def test_a_condemned_item_is_given_up_without_being_tried() -> None:
+    tried: list[int] = []
+
+    def fn(item: int) -> list[int]:
+        tried.append(item)
+        return [item]
+
+    outlet = Recorder()
+    kernel = Kernel(make_spec("s", fn, "flat", {"on_error": "dead_letter"}), 0, outlet)
+    kernel.run([7, 8, 9], lambda index: "it killed its worker" if index == 1 else None)
+    assert (tried, outlet.outputs) == ([7, 9], [7, 9])
+    (letter,) = outlet.letters
+    assert (letter.item, letter.attempts) == (8, 3)
+    assert letter.error == "mpipe.errors.ItemError: it killed its worker"
+
+
+def test_a_batch_knows_which_items_its_outputs_derive_from() -> None:
+    seen: list[tuple[range, list[Any]]] = []
+
+    class Watching(Recorder):
+        def emit(self, outputs: list[Any]) -> None:
+            seen.append((kernel.batch, outputs.copy()))
+
+    kernel = Kernel(make_spec("s", lambda n: [n], "flat", {}), 0, Watching(flush_items=2))
+    kernel.run([10, 11, 12, 13, 14])
+    assert seen == [(range(0, 2), [10, 11]), (range(2, 4), [12, 13]), (range(4, 5), [14])]
+
+
+def test_an_error_that_cannot_be_pickled_is_still_reported_in_text() -> None:
+    def fn(item: int) -> None:
+        raise ValueError(threading.Lock())
+
+    with pytest.raises(StageError, match=r"ValueError: <unlocked _thread.lock"):
+        run(fn, [1])
