@@ -1,0 +1,19 @@
+"""`concurrent.futures.ProcessPoolExecutor` of the standard library."""
+
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+PACKAGE = None
+
+
+def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+    context = multiprocessing.get_context("spawn" if spawn else None)
+    bound: dict[str, Any] = {"buffersize": 10} if sys.version_info >= (3, 14) else {}
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        yield from pool.map(fn, source, **bound)
+
+
+ordered = stream

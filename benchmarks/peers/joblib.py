@@ -1,0 +1,18 @@
+"""joblib, with its default backend loky: always fresh interpreters."""
+
+# mypy: disable-error-code="import-not-found, import-untyped"
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from joblib import Parallel, delayed
+
+PACKAGE = "joblib"
+
+
+def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+    parallel = Parallel(2, return_as="generator_unordered", pre_dispatch=10)
+    yield from parallel(delayed(fn)(item) for item in source)
+
+
+def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
+    yield from Parallel(2, return_as="generator")(delayed(fn)(item) for item in source)

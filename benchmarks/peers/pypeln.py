@@ -1,0 +1,31 @@
+"""pypeln's stages of processes."""
+
+# mypy: disable-error-code="import-not-found, import-untyped"
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pypeln import process
+
+PACKAGE = "pypeln"
+SIZES = {"workers": 2, "maxsize": 10}
+
+
+def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+    if spawn:
+        multiprocessing.set_start_method("spawn", force=True)
+    yield from process.map(fn, source, **SIZES)
+
+
+def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
+    yield from process.ordered(process.map(fn, source, **SIZES))
+
+
+def two_stages(
+    first: Callable[[Any], Any], second: Callable[[Any], Any], source: Iterable[Any]
+) -> Iterator[Any]:
+    yield from process.map(second, process.map(first, source, **SIZES), **SIZES)
+
+
+def expand(fn: Callable[[Any], Iterator[Any]], source: Iterable[Any]) -> Iterator[Any]:
+    yield from process.flat_map(fn, source, **SIZES)

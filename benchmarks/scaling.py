@@ -1,0 +1,193 @@
+"""CPU-bound items on 1 to N processes: the serial loop, the standard library's pools, mpipe.
+
+    python benchmarks/scaling.py [--workers N] [--seconds S] [--item-us US] [--repeats R]
+
+Pool is `multiprocessing.Pool.imap_unordered`, Executor is `ProcessPoolExecutor.map`, mpipe.imap is
+`mpipe.imap(..., ordered=False)`, mpipe.run is `Pipeline.run` of one stage. All start from nothing
+and have ended their processes when their time is taken. The pools run with the chunk size that
+was fastest of those tried; mpipe has no such setting. An item is a number of iterations, calibrated
+once at the start, so all ways do the very same work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import machine
+from measure import RESULTS, Samples, interleave, sample, save, spread
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import mpipe
+
+CHUNKS = (1, 4, 16, 64, 256)
+SERIAL = "serial loop"
+
+Way = Callable[[list[int], int], list[int]]
+
+
+def work(iterations: int) -> int:
+    """One item: pure Python on small integers, exact in its result."""
+    total = 0
+    for i in range(iterations):
+        total += i * i % 7
+    return total
+
+
+def serial(items: list[int]) -> list[int]:
+    return [work(item) for item in items]
+
+
+def pool(items: list[int], workers: int, chunk: int) -> list[int]:
+    with multiprocessing.Pool(workers) as processes:
+        results = list(processes.imap_unordered(work, items, chunk))
+        processes.close()
+        processes.join()  # reap the workers, so that their CPU time is counted
+    return results
+
+
+def executor(items: list[int], workers: int, chunk: int) -> list[int]:
+    with ProcessPoolExecutor(workers) as processes:
+        return list(processes.map(work, items, chunksize=chunk))
+
+
+def mpipe_imap(items: list[int], workers: int) -> list[int]:
+    return list(mpipe.imap(work, items, workers=workers, ordered=False))
+
+
+def mpipe_pipeline(items: list[int], workers: int) -> list[int]:
+    return list(mpipe.Pipeline("scaling").add_map("work", work, workers=workers).run(items))
+
+
+def calibrate(item_us: float) -> int:
+    """Iterations of `work` that take about `item_us` on this machine now."""
+    probe = 20_000
+    work(probe)
+    seconds = min(sample(partial(work, probe)).wall for _ in range(20))
+    return max(1, round(probe * item_us * 1e-6 / seconds))
+
+
+def make_items(iterations: int, count: int) -> list[int]:
+    """Numbers of iterations, about equal but not the same, so that a mix-up shows."""
+    return [iterations + i % 97 for i in range(count)]
+
+
+def checked(way: Callable[[], list[int]], expected: list[int]) -> Callable[[], None]:
+    """`way`, made to fail unless its results are exactly those of the serial loop."""
+
+    def case() -> None:
+        results = way()
+        if sorted(results) != expected:
+            raise SystemExit(f"wrong results: {len(results)} of {len(expected)}, or others")
+
+    return case
+
+
+def best_chunk(way: Callable[[list[int], int, int], list[int]], items: list[int], n: int) -> int:
+    """The chunk size of `CHUNKS` with which `way` is fastest on `n` workers."""
+    return min(CHUNKS, key=lambda chunk: sample(lambda: way(items, n, chunk)).wall)
+
+
+def make_cases(items: list[int], top: int, chunks: dict[str, int]) -> dict[str, Callable[[], None]]:
+    """All ways on 1 to `top` workers, and the serial loop, by name."""
+    ways: dict[str, Way] = {
+        "Pool": partial(pool, chunk=chunks["Pool"]),
+        "Executor": partial(executor, chunk=chunks["Executor"]),
+        "mpipe.imap": mpipe_imap,
+        "mpipe.run": mpipe_pipeline,
+    }
+    expected = sorted(serial(items))
+    cases = {SERIAL: checked(partial(serial, items), expected)}
+    for n in range(1, top + 1):
+        for name, way in ways.items():
+            cases[f"{name} x {n}"] = checked(partial(way, items, n), expected)
+    return cases
+
+
+def summary(samples: Samples, count: int) -> list[dict[str, Any]]:
+    """Per case: rate, speed-up and CPU time against the serial loop of the same round."""
+    base = samples[SERIAL]
+    return [
+        {
+            "case": name,
+            "items_per_s": spread(count / s.wall for s in taken),
+            "speed_up": spread(b.wall / s.wall for b, s in zip(base, taken, strict=True)),
+            "cpu_per_item": spread(s.cpu / b.cpu for b, s in zip(base, taken, strict=True)),
+            "samples": taken,
+        }
+        for name, taken in samples.items()
+    ]
+
+
+def show(console: Console, rows: list[dict[str, Any]], title: str) -> None:
+    table = Table("", title=title, title_justify="left", box=SIMPLE, padding=0)
+    for head in ("items/s", "speed-up", "CPU per item"):
+        table.add_column(head, justify="right")
+    for row in rows:
+        table.add_row(
+            row["case"],
+            f"{row['items_per_s']:,.0f}",
+            f"{row['speed_up']:.2f}",
+            f"{row['cpu_per_item']:.2f}",
+        )
+    console.print(table)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=machine.cores(), help="at most (cores)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of serial work per run (3)")
+    parser.add_argument("--item-us", type=float, default=1000.0, help="of work per item (1000)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each case (5)")
+    parser.add_argument("--json", type=Path, default=RESULTS / "scaling.json", help="the report")
+    return parser.parse_args()
+
+
+def run_all(cases: dict[str, Callable[[], None]], repeats: int, console: Console) -> Samples:
+    with Progress(console=console, transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("measuring", total=len(cases) * repeats)
+        return interleave(cases, repeats, lambda: progress.update(task, advance=1, refresh=True))
+
+
+def main() -> None:
+    given = options()
+    console = Console(highlight=False)
+    known = machine.facts("numpy", "cloudpickle")
+    console.print(machine.one_line(known), soft_wrap=True)
+    iterations = calibrate(given.item_us)
+    items = make_items(iterations, max(1, round(given.seconds * 1e6 / given.item_us)))
+    chunks = {
+        "Pool": best_chunk(pool, items, given.workers),
+        "Executor": best_chunk(executor, items, given.workers),
+    }
+    console.print(f"{len(items):,} items of {iterations:,} iterations (about {given.item_us:g} us)")
+    console.print(f"best chunk sizes of {CHUNKS}: {chunks}")
+    samples = run_all(make_cases(items, given.workers, chunks), given.repeats, console)
+    rows = summary(samples, len(items))
+    show(console, rows, f"median (min..max) of {given.repeats} interleaved runs, serial = 1")
+    report = {
+        "benchmark": "scaling",
+        "machine": known,
+        "item_us": given.item_us,
+        "iterations": iterations,
+        "items": len(items),
+        "repeats": given.repeats,
+        "chunk_sizes": chunks,
+        "cases": rows,
+    }
+    save(report, given.json)
+    console.print(f"written to {given.json}")
+
+
+if __name__ == "__main__":
+    main()
