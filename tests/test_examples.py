@@ -223,3 +223,19 @@ def test_a_log_gets_lines_instead_of_a_live_table(
     lines = capsys.readouterr().out.splitlines()
     assert set(lines) == {health.line(STATS)}
     assert lines[0].startswith("[red]etl running 4.00s: parse 98,768 (12,346/s, 100 queued, 3 err")
+
+
+def test_a_terminal_gets_a_live_table_that_is_gone_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(health, "console", lambda: terminal)
+    with health.live(lambda: STATS):
+        wait_until(lambda: "bottleneck: parse" in screen.getvalue())
+        hidden = screen.getvalue()
+    after = screen.getvalue()[len(hidden) :]
+    assert "\x1b[?25l" in hidden
+    assert "\x1b[?25h" in after
+    assert after.endswith("\x1b[1A\x1b[2K")
