@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-MAX_SETUP_DEATHS = 5
+MAX_SETUP_DEATHS = 10
 MAX_UNEXPLAINED_DEATHS = 20
 """Deaths in a row on one frame outside of any item's function."""
 

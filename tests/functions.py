@@ -1,0 +1,51 @@
+"""Pure functions made of small numbers, to build random graphs of.
+
+In a module that imports next to nothing, because every worker imports it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pure function with 0 to 4 outputs per item, as a list, tuple, generator or None."""
+
+    salt: int
+    shape: str
+    most: int
+
+    def __call__(self, item: int) -> Any:
+        count = (item * 31 + self.salt) % (self.most + 1)
+        outputs = [(item * 7 + self.salt * 13 + i) % 10_007 for i in range(count)]
+        if self.shape == "generator":
+            return self._one_by_one(outputs)
+        if self.shape == "tuple":
+            return tuple(outputs)
+        return outputs or (None if self.shape == "none" else [])
+
+    def _one_by_one(self, outputs: list[int]) -> Iterator[int]:
+        yield from outputs
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A map."""
+
+    salt: int
+
+    def __call__(self, item: int) -> int:
+        return (item + self.salt) % 10_007
+
+
+@dataclass(frozen=True)
+class Divides:
+    """A filter."""
+
+    salt: int
+
+    def __call__(self, item: int) -> bool:
+        return item % (self.salt % 4 + 1) != 0
