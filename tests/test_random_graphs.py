@@ -95,18 +95,15 @@ def check(case: Case, engine: str) -> None:
     note(repr(case.pushes))
     results: list[Any] = []
     run = case.pipeline.start(engine, results=True)
-    with run:
-        reader = threading.Thread(target=lambda: results.extend(run.results()))
-        reader.start()
-        try:
-            for stage, items in case.pushes:
-                run.push(*items, stage=stage, timeout=60)
-            stats = run.drain(timeout=60)
-        except BaseException:
-            run.cancel()
-            raise
-        finally:
-            reader.join(60)
+    reader = threading.Thread(target=lambda: results.extend(run.results()))
+    reader.start()
+    try:
+        for stage, items in case.pushes:
+            run.push(*items, stage=stage, timeout=60)
+        stats = run.drain(timeout=60)
+    finally:
+        run.cancel()
+        reader.join(60)
     assert Counter(results) == interpret(case.pipeline, case.pushed)
     assert_drained(stats, case.pipeline)
     assert not any(stage.failed or stage.dropped for stage in stats.stages.values())
@@ -128,7 +125,7 @@ def test_inline_computes_what_the_reference_computes_and_counts_every_item(case:
 
 
 @given(pipelines(), st.lists(st.integers(0, 10_000), max_size=60))
-@settings(EXHAUSTIVE, max_examples=60)
+@settings(EXHAUSTIVE, max_examples=30)
 @pytest.mark.parametrize("engine", ["inline", "processes"])
 def test_run_streams_what_the_reference_computes(
     engine: str, pipeline: mpipe.Pipeline, items: list[int]
