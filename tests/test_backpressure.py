@@ -144,6 +144,7 @@ def test_unread_results_make_drain_raise_rather_than_wait_for_ever() -> None:
     pipeline = mpipe.Pipeline().add_map("copy", lambda x: x, workers=1)
     run = pipeline.start(results=True)
     pusher_done = []
+
     def push() -> None:
         try:
             run.push(*range(5000))
