@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -265,15 +266,13 @@ def test_many_runs_in_a_row_leave_nothing_behind() -> None:
 
 
 def test_a_run_that_nobody_holds_any_more_goes_away() -> None:
-    import gc
-
     run = mpipe.Pipeline().add_map("a", lambda x: x + 1, workers=1).start()
     run.push(1)
-    wait_until(lambda: run.stats().stages["a"].workers[0].pid)
-    pids = [run.stats().stages["a"].workers[0].pid]
+    while not (pid := run.stats().stages["a"].workers[0].pid):
+        time.sleep(0.01)
     del run
     gc.collect()
-    assert_gone(pids, within=5.0)
+    assert_gone([pid], within=5.0)
 
 
 def test_a_cancel_event_and_a_deadline_end_a_run_that_waits() -> None:

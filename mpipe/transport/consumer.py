@@ -28,9 +28,11 @@ from .token import (
     END,
     SERIAL_ONE,
     SLOT_MASK,
+    Tokens,
     attempt,
     commit,
     plain,
+    successors,
     to_bytes,
 )
 
@@ -82,19 +84,20 @@ class Consumer:
                 return None
         header, riders = frame.read_header(self.channel.slot(token & SLOT_MASK), token)
         if words[block + CREDITED] != token:
-            self._return_credits([words[block + SPARE], *riders])
+            self._return_credits(words[block + SPARE], riders)
             words[block + CREDITED] = token
         self._recovering = False
         self._header = header
         return header
 
-    def _return_credits(self, tokens: list[int]) -> None:
+    def _return_credits(self, spare: int, riders: Tokens) -> None:
         if self._recovering:
-            self._return_doubtful(tokens)
+            self._return_doubtful([spare, *map(int, riders)])
             return
-        following = [token + SERIAL_ONE for token in tokens]
-        commit(self._words, following)
-        self.channel.free.put(to_bytes(following))
+        first, others = spare + SERIAL_ONE, successors(riders)
+        commit(self._words, [first])
+        commit(self._words, others)
+        self.channel.free.put(to_bytes([first]) + to_bytes(others))
 
     def load(self) -> list[Any]:
         """The items of the claimed frame."""

@@ -17,6 +17,7 @@ from zlib import crc32
 
 from ..errors import ItemError, MPipeError
 from .layout import SLOT_BYTES
+from .token import Tokens, from_bytes
 
 OUT_OF_BAND_BYTES = 1 << 12
 """Buffers from this size on are copied once, straight into the slot, not through the pickle."""
@@ -172,7 +173,7 @@ def write(
         offset += _aligned(raw.nbytes)
 
 
-def read_header(slot: memoryview, token: int) -> tuple[Header, list[int]]:
+def read_header(slot: memoryview, token: int) -> tuple[Header, Tokens]:
     """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
     header = Header._make(_HEADER.unpack_from(slot, _CHECKSUM.size))
     riders = bytes(slot[HEADER_BYTES : HEADER_BYTES + 8 * header.riders])
@@ -181,7 +182,7 @@ def read_header(slot: memoryview, token: int) -> tuple[Header, list[int]]:
         raise MPipeError(
             f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten"
         )
-    return header, array("Q", riders).tolist()
+    return header, from_bytes(riders)
 
 
 def read_items(header: Header, memory: memoryview) -> list[Any]:

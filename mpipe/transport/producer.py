@@ -20,13 +20,15 @@ from . import frame
 from .channel import Channel
 from .layout import DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
 from .token import (
-    ATTEMPT_MASK,
     ATTEMPT_ONE,
     SERIAL_ONE,
     SLOT_MASK,
+    any_attempt,
     attempt,
     commit,
+    load,
     plain,
+    successors,
     to_bytes,
 )
 
@@ -71,7 +73,7 @@ class Producer:
         return min(items, (self._held() + self.channel.free.waiting()) * self._unit)
 
     def _held(self) -> int:
-        return sum(token != 0 for token in self._words[self._hand : self._end].tolist())
+        return len(load(self._words, self._hand, self._end))
 
     def acquire(self, items: int, wait: bool = False) -> int:
         """Take credits for up to `items` items; returns for how many, 0 if none is free.
@@ -84,8 +86,7 @@ class Producer:
         pipe = self.channel.free
         while got := pipe.wait_take(self._hand, want) if wait else pipe.take(self._hand, want):
             self._end = self._hand + got
-            held = self._words[self._hand : self._end].tolist()
-            if any(token & ATTEMPT_MASK for token in held):
+            if any_attempt(load(self._words, self._hand, self._end)):
                 got -= self._drop_doubles()
             if got:
                 return min(got * self._unit, items)
@@ -100,7 +101,7 @@ class Producer:
             first += 1
         token = words[first] + SERIAL_ONE
         slot = token & SLOT_MASK
-        riders = [held + SERIAL_ONE for held in words[first + 1 : self._end].tolist() if held]
+        riders = successors(load(words, first + 1, self._end))
         frame.write(
             self.channel.slot(slot),
             lambda: self.channel.spill(slot),

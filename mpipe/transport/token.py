@@ -7,9 +7,13 @@ repeated with a higher attempt. See docs/protocol.md.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+Many: TypeAlias = "npt.NDArray[np.uint64]"
+Tokens: TypeAlias = "list[int] | Many"
 
 SLOT_MASK = (1 << 16) - 1
 ATTEMPT_ONE = 1 << 16
@@ -38,17 +42,49 @@ def attempt(token: int) -> int:
     return token & ATTEMPT_MASK
 
 
-def commit(words: memoryview, tokens: Sequence[int]) -> None:
+# Many tokens at a time: a list of few, or an array from `_VECTOR` on, where numpy is quicker.
+
+
+def load(words: memoryview, start: int, end: int) -> Tokens:
+    """The tokens in the words from `start` to `end`, without the empty words."""
+    if end - start < _VECTOR:
+        return [token for token in words[start:end].tolist() if token]
+    held: Many = np.frombuffer(words, np.uint64, end - start, start * 8)
+    return held[held != 0]
+
+
+def from_bytes(data: bytes) -> Tokens:
+    """Tokens as `to_bytes` made them."""
+    if len(data) < 8 * _VECTOR:
+        return array("Q", data).tolist()
+    return np.frombuffer(data, np.uint64)
+
+
+def to_bytes(tokens: Tokens) -> bytes:
+    """Tokens as they go through a pipe."""
+    return array("Q", tokens).tobytes() if isinstance(tokens, list) else tokens.tobytes()
+
+
+def any_attempt(tokens: Tokens) -> bool:
+    """Whether some token has an attempt above 0."""
+    if isinstance(tokens, list):
+        return any(token & ATTEMPT_MASK for token in tokens)
+    return bool((tokens & np.uint64(ATTEMPT_MASK)).any())
+
+
+def successors(tokens: Tokens) -> Tokens:
+    """The tokens with their next serial."""
+    if isinstance(tokens, list):
+        return [token + SERIAL_ONE for token in tokens]
+    following: Many = tokens + np.uint64(SERIAL_ONE)
+    return following
+
+
+def commit(words: memoryview, tokens: Tokens) -> None:
     """Store tokens as the current ones of their slots, in the table at the start of `words`."""
-    if len(tokens) < _VECTOR:
+    if isinstance(tokens, list):
         for token in tokens:
             words[token & SLOT_MASK] = token
     else:
-        values = np.array(tokens, np.uint64)
-        slots = (values & np.uint64(SLOT_MASK)).astype(np.intp)
-        np.frombuffer(words, np.uint64)[slots] = values
-
-
-def to_bytes(tokens: Sequence[int]) -> bytes:
-    """Tokens as they go through a pipe."""
-    return array("Q", tokens).tobytes()
+        slots = (tokens & np.uint64(SLOT_MASK)).astype(np.intp)
+        np.frombuffer(words, np.uint64)[slots] = tokens
