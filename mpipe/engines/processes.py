@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import Closed, Full, ItemError, MPipeError, Timeout
 from ..plan import Plan, RunOptions
 from ..policy.reorder import Reorder
+from ..runtime.emitter import GATHER_S
 from ..stats import DeadLetter, Stats
 from ..transport.channel import Channel
 from ..transport.counters import Board
@@ -92,24 +93,25 @@ class ProcessesEngine:
         self, items: Sequence[Any], start: int, targets: Sequence[str], deadline: Deadline
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
-        self._check_open()
         part = items[start : start + self._source.frame_items(targets)]
-        try:
-            sent, fd = self._source.send(part, targets, self._max_item_bytes)
-        except Unsendable as bad:
-            if bad.index:
-                return self._push_frame(items[: start + bad.index], start, targets, deadline)
-            self._refuse(items[start], f"item {start} of {len(items)}", targets, bad.error)
-            return 1
-        if not sent:
+        patience = Deadline(GATHER_S)
+        while True:
+            self._check_open()
+            patient = not (patience.passed or deadline.passed)
+            try:
+                sent, fd = self._source.send(part, targets, self._max_item_bytes, patient)
+            except Unsendable as bad:
+                if bad.index:
+                    part = part[: bad.index]
+                    continue
+                self._refuse(part[0], f"item {start} of {len(items)}", targets, bad.error)
+                return 1
+            if sent:
+                return sent
             if deadline.passed:
-                names = " and ".join(map(repr, targets))
-                left = len(items) - start
-                message = f"the buffer of stage {names} is full; {left} of {len(items)} items"
-                raise Full(f"{message} were not accepted", tuple(items[start:]))
-            self._link.wait([fd], deadline.remaining(_SLICE_S))
+                raise Full(_full(targets, len(items) - start, len(items)), tuple(items[start:]))
+            self._link.wait([fd], deadline.remaining(GATHER_S if patient else _SLICE_S))
             self._collect_letters()
-        return sent
 
     def _check_open(self) -> None:
         self._link.check()
@@ -322,6 +324,11 @@ class _StreamSink:
 
     def close(self) -> None:
         self._engine.close()
+
+
+def _full(targets: Sequence[str], left: int, items: int) -> str:
+    names = " and ".join(map(repr, targets))
+    return f"the buffer of stage {names} is full; {left} of {items} items were not accepted"
 
 
 def _nothing() -> None:

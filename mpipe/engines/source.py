@@ -38,32 +38,32 @@ class Source:
         return any(not self._edges[name].producer.channel.ready.waiting() for name in targets)
 
     def send(
-        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int
+        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, patient: bool
     ) -> tuple[int, int]:
         """Send a frame of the first items to all targets, as far as there is room in each.
 
-        Returns how many items are settled, and the descriptor to wait on if there was no room.
-        Raises `frame.Unsendable` before anything is sent.
+        Returns how many items are settled, and the descriptor to wait on if it is none yet; when
+        `patient` that may be so for a moment although there is room for a few. Raises
+        `frame.Unsendable` before anything is sent.
         """
         edges = [self._edges[name] for name in targets]
-        items = items[: max(edge.frame_items for edge in edges)]
-        payload = encode_all(items, max_item_bytes)[0]
-        count = payload.items
+        count = min(len(items), self.frame_items(targets))
         for edge in edges:
             if not edge.drop_on_full:
-                count = min(count, edge.producer.room(count))
-                if not count:
+                got = edge.producer.acquire(count)
+                if not got or (got < count and patient and edge.producer.consumers_are_busy()):
                     return 0, edge.producer.channel.free.fds.read_now
+                count = got
+        payload = encode_all(items[:count], max_item_bytes)[0]
+        count = payload.items
         now = time.perf_counter_ns()
         tag = Tag(now, now, self.pushed, count, 1)
-        frames = {payload.items: payload}
         for edge in edges:
             got = edge.producer.acquire(count)
             if got:
-                if got not in frames:
-                    frames[got] = encode(items[:got], max_item_bytes)
-                edge.producer.publish(frames[got], tag._replace(span=got))
-                edge.adapt(frames[got])
+                part = payload if got == count else encode(items[:got], max_item_bytes)
+                edge.producer.publish(part, tag._replace(span=got))
+                edge.adapt(part)
             edge.producer.drop(count - got)
         self.pushed += count
         return count, -1

@@ -22,6 +22,9 @@ from ..transport.producer import Producer
 _NO_EDGE_FLUSH = 1 << 16
 _REFRESH_FRAMES = 16
 
+GATHER_S = 0.002
+"""Longest time to wait for more credits than there are, in seconds."""
+
 
 class Edge:
     """One connection out of a seat."""
@@ -123,7 +126,7 @@ class Emitter:
     def _emit_gap(self, tag: Tag) -> None:
         empty = encode([], self._max_item_bytes)
         for edge in self._edges:
-            if edge.producer.acquire(1) or self._wait(edge.producer, 1):
+            if self._gather(edge.producer, 1):
                 edge.producer.publish(empty, tag)
 
     def _emit(self, outputs: list[Any], tag: Tag) -> None:
@@ -153,21 +156,25 @@ class Emitter:
         producer = edge.producer
         while start < len(items):
             want = len(items) - start
-            got = producer.acquire(want)
-            if not got and edge.drop_on_full:
+            got = producer.acquire(want) if edge.drop_on_full else self._gather(producer, want)
+            if not got:
                 producer.drop(want)
                 return
-            got = got or self._wait(producer, want)
             if got < len(items):
                 payload = encode(items[start : start + got], self._max_item_bytes)
             producer.publish(payload, _shift(tag, start, got))
             edge.adapt(payload)
             start += got
 
-    def _wait(self, producer: Producer, items: int) -> int:
+    def _gather(self, producer: Producer, items: int) -> int:
+        """Credits for a good part of the items, for at least one."""
+        got = producer.acquire(items)
+        if got == items:
+            return got
         began = time.perf_counter_ns()
         self._seat.enter(counters.BLOCKED)
-        got = producer.acquire(items, wait=True)
+        producer.acquire(items, wait=True)
+        got = producer.gather(items, GATHER_S)
         self._seat.enter(counters.BUSY)
         self.waited_ns += time.perf_counter_ns() - began
         return got
@@ -183,7 +190,7 @@ class Emitter:
         except ItemError as error:
             note = f"{letter.error} (the item is lost: {error})"
             payload = encode([replace(letter, item=None, error=note)], self._max_item_bytes)
-        if producer.acquire(1) or self._wait(producer, 1):
+        if self._gather(producer, 1):
             producer.publish(payload, self._source)
 
 

@@ -16,6 +16,9 @@ stores into the slot and its table entry. The block of words has this seat as it
 
 from __future__ import annotations
 
+import select
+import time
+
 from . import frame
 from .channel import Channel
 from .layout import DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
@@ -45,6 +48,8 @@ class Producer:
         self._unit = layout.unit
         self._hand_end = self._hand + layout.hand_words
         self._end = self._hand  # of the words that may hold tokens now
+        self._poll = select.poll()
+        self._poll.register(channel.free.fds.read_now, select.POLLIN)
         self._zeros = memoryview(bytes(8 * layout.hand_words)).cast("Q")
 
     @property
@@ -68,30 +73,44 @@ class Producer:
         known = [value for value in times if value]
         return sum(known) / len(known) if known else 0.0
 
-    def room(self, items: int) -> int:
-        """For how many of `items` items there are credits now; others may take them first."""
-        return min(items, (self._held() + self.channel.free.waiting()) * self._unit)
-
-    def _held(self) -> int:
-        return len(load(self._words, self._hand, self._end))
-
     def acquire(self, items: int, wait: bool = False) -> int:
-        """Take credits for up to `items` items; returns for how many, 0 if none is free.
+        """Have credits for up to `items` items in hand; returns for how many, 0 if none is free.
 
-        With `wait`, blocks until there is at least one.
+        With `wait`, blocks until there is at least one. Credits that are not used stay in hand.
         """
-        if self._end > self._hand:  # credits left by a frame that was given up
-            return min(self._held() * self._unit, items)
-        want = min(-(-items // self._unit), self._hand_end - self._hand)
+        held = len(load(self._words, self._hand, self._end)) if self._end > self._hand else 0
         pipe = self.channel.free
-        while got := pipe.wait_take(self._hand, want) if wait else pipe.take(self._hand, want):
-            self._end = self._hand + got
-            if any_attempt(load(self._words, self._hand, self._end)):
+        while want := min(-(-items // self._unit) - held, self._hand_end - self._end):
+            take = pipe.wait_take if wait and not held else pipe.take
+            got = take(self._end, want) if want > 0 else 0
+            if not got:
+                break
+            self._end += got
+            if any_attempt(load(self._words, self._end - got, self._end)):
                 got -= self._drop_doubles()
-            if got:
-                return min(got * self._unit, items)
+            held += got
+            if held:
+                break
             self._end = self._hand
-        return 0
+        return min(held * self._unit, items)
+
+    def gather(self, items: int, seconds: float) -> int:
+        """As `acquire`, but waits a little for the rest while the consumers have enough to do.
+
+        Else credits that came back a few at a time would be spent a few at a time for ever.
+        """
+        deadline = time.monotonic() + seconds
+        got = self.acquire(items)
+        while 0 < got < items and self.consumers_are_busy():
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._poll.poll(left * 1000):
+                break
+            got = self.acquire(items)
+        return got
+
+    def consumers_are_busy(self) -> bool:
+        """Whether a frame waits for each consumer."""
+        return self.channel.ready.waiting() >= self.channel.layout.consumers
 
     def publish(self, payload: frame.Payload, tag: frame.Tag) -> None:
         """Send a frame in exchange for all credits in the hand, which must cover its items."""

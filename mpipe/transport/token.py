@@ -50,7 +50,8 @@ def load(words: memoryview, start: int, end: int) -> Tokens:
     if end - start < _VECTOR:
         return [token for token in words[start:end].tolist() if token]
     held: Many = np.frombuffer(words, np.uint64, end - start, start * 8)
-    return held[held != 0]
+    present: Many = held[held != 0]
+    return present
 
 
 def from_bytes(data: bytes) -> Tokens:
