@@ -134,7 +134,18 @@ How to read it:
 - "ahead": how many items of the source were pulled beyond those that the caller has taken.
 - "hangs": no end within {timeout:g} s, for checks that take about a second of work.
 - "by hand": the tool has no stages; two of its pools were chained, one reading the other.
-- A version is that of the package; tools without one come with Python.
+- A tool without a version comes with Python.
+
+What else was seen by running, with settings other than those of the table:
+
+- pypeln with `maxsize=0`, its default, raises `ValueError` instead of hanging, but is unbounded; a
+  killed worker hangs it all the same.
+- SPDL drops what fails and goes on, unless `max_failures=0`: then `PipelineFailure` is raised, for
+  an exception with the worker's traceback, and for a killed worker too.
+- mpire (`get_insights`) and Ray Data (`stats`) report totals, means and extremes of times.
+- Ray Data's `from_items` takes a list, so an endless source of the caller's never ends there; its
+  own readers were not checked.
+- joblib's calls share one pool, so that one reading the other has no worker left.
 """
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import machine
 from measure import RESULTS, Samples, interleave, save, spread
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -70,7 +71,7 @@ def make_cases(workers: int) -> dict[str, Callable[[], None]]:
 
 
 def show(console: Console, samples: Samples) -> None:
-    table = Table("", title="milliseconds, median (min..max)", title_justify="left")
+    table = Table("", title="milliseconds, median (min..max)", title_justify="left", box=SIMPLE)
     table.add_column("by the clock", justify="right")
     table.add_column("CPU, all processes", justify="right")
     for name, taken in samples.items():

@@ -6,7 +6,7 @@ Each defines `PACKAGE` and some of
     ordered(fn, source)         the same, in source order
     two_stages(f, g, source)    two stages, a pool of two workers each
     expand(fn, source)          one to many: `fn` is a generator function
-    percentiles(fn, source)     per-stage service times in seconds, by name ("p50", "p99")
+    percentiles(fn, source)     of a stage's service time, in seconds, by name ("p99")
 
 What a tool has no call for is left out. Buffers are set small where there is a setting.
 """

@@ -9,7 +9,7 @@ PACKAGE = "mpipe"
 
 
 def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
-    pipeline = Pipeline().add_map("map", fn, workers=2)
+    pipeline = Pipeline().add_map("map", fn, workers=2, buffer_size=10)
     return pipeline.run(source, start_method="spawn" if spawn else "fork")
 
 
@@ -30,8 +30,8 @@ def expand(fn: Callable[[Any], Iterator[Any]], source: Iterable[Any]) -> Iterato
     return Pipeline().add_stage("expand", fn, workers=2).run(source)
 
 
-def percentiles(fn: Callable[[Any], Any], source: Iterable[Any]) -> dict[str, Any]:
+def percentiles(fn: Callable[[Any], Any], source: Iterable[Any]) -> dict[str, float]:
     outputs = imap(fn, source, workers=2)
     list(outputs)
     latency = outputs.stats().stages["map"].latency
-    return {"p50": latency.p50, "p99": latency.p99}
+    return {"p90": latency.p90, "p99": latency.p99}

@@ -18,9 +18,3 @@ def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False)
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
     with WorkerPool(2) as pool:
         yield from pool.imap(fn, source, chunk_size=1, max_tasks_active=10)
-
-
-def percentiles(fn: Callable[[Any], Any], source: Iterable[Any]) -> dict[str, Any]:
-    with WorkerPool(2, enable_insights=True) as pool:
-        list(pool.imap_unordered(fn, source, chunk_size=1))
-        return dict(pool.get_insights())

@@ -19,8 +19,11 @@ def _dataset(source: Iterable[Any]) -> Any:
 
 
 def _values(dataset: Any) -> Iterator[Any]:
-    for row in dataset.iter_rows():
-        yield row["item"]
+    try:
+        for row in dataset.iter_rows():
+            yield row["item"]
+    finally:
+        ray.shutdown()
 
 
 def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
@@ -50,8 +53,3 @@ def two_stages(
 
 def expand(fn: Callable[[Any], Iterator[Any]], source: Iterable[Any]) -> Iterator[Any]:
     return _values(_dataset(source).flat_map(lambda row: ({"item": x} for x in fn(row["item"]))))
-
-
-def percentiles(fn: Callable[[Any], Any], source: Iterable[Any]) -> dict[str, Any]:
-    dataset = _dataset(source).map(lambda row: {"item": fn(row["item"])}).materialize()
-    return {"stats()": dataset.stats()}
