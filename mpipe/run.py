@@ -107,6 +107,9 @@ class Outputs(Iterator[Any]):
         self._engine = engine
         self._outputs = outputs
 
+    def __iter__(self) -> Iterator[Any]:
+        return self._outputs
+
     def __next__(self) -> Any:
         return next(self._outputs)
 

@@ -57,8 +57,11 @@ class Feeder:
         self._stopped.set()
         self._thread.join(0.2)
 
-    def nudge(self) -> None:
-        """From the thread that reads the results: send what is pending, if that is possible now."""
+    def nudge(self) -> bool:
+        """From the thread that reads the results: send what is pending, if that is possible now.
+
+        Returns whether something is still pending.
+        """
         if self._pending and self._sink.is_idle() and self._sending.acquire(blocking=False):
             try:
                 self._send(timeout=0)
@@ -66,6 +69,7 @@ class Feeder:
                 self._pending.extendleft(reversed(full.items))
             finally:
                 self._sending.release()
+        return bool(self._pending)
 
     def _feed(self) -> None:
         try:

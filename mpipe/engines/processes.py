@@ -34,8 +34,8 @@ from .source import Source
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
 
-_NUDGE_S = 0.005
-"""Longest time that a part-filled frame of a slow source waits, in seconds."""
+_PENDING_S, _NOT_PENDING_S = 0.005, 0.02
+"""How often to see to a part-filled frame of a slow source, if there is one, if not; in seconds."""
 
 _MAX_LETTERS = 10_000
 """Dead letters kept for a caller that does not read them; then the stages that make them wait."""
@@ -146,15 +146,14 @@ class ProcessesEngine:
     # Output.
 
     def results(self) -> Iterator[Any]:
-        for _, items in self._frames(_nothing):
+        for _, items in self._frames(_patiently):
             yield from items
 
-    def _frames(self, while_waiting: Callable[[], None]) -> Iterator[tuple[Header, list[Any]]]:
-        """Frames of results until the run ends; `while_waiting` is called now and then."""
+    def _frames(self, while_waiting: Callable[[], float]) -> Iterator[tuple[Header, list[Any]]]:
+        """Frames of results until the run ends; `while_waiting` says for how long to wait."""
         inbox = self._results
         assert inbox is not None
         self._reader = threading.get_ident()
-        slice_s = _SLICE_S if while_waiting is _nothing else _NUDGE_S
         try:
             while True:
                 with self._reading:
@@ -170,9 +169,8 @@ class ProcessesEngine:
                 if inbox.ended and not self._frames_read:
                     return
                 self._link.check()
-                self._link.wait([inbox.fd], slice_s)
+                self._link.wait([inbox.fd], while_waiting())
                 self._collect_letters()
-                while_waiting()
         finally:
             self._reader = None
 
@@ -180,10 +178,10 @@ class ProcessesEngine:
         sink = _StreamSink(self, RESULTS_AHEAD if ordered else None)
         feeder = Feeder(source, sink)
 
-        def watch_source() -> None:
+        def watch_source() -> float:
             if feeder.error is not None:
                 raise feeder.error
-            feeder.nudge()
+            return _PENDING_S if feeder.nudge() else _NOT_PENDING_S
 
         try:
             for header, items in self._frames(watch_source):
@@ -331,8 +329,8 @@ def _full(targets: Sequence[str], left: int, items: int) -> str:
     return f"the buffer of stage {names} is full; {left} of {items} items were not accepted"
 
 
-def _nothing() -> None:
-    pass
+def _patiently() -> float:
+    return _SLICE_S
 
 
 def _abandon(launched: Launched, owner: int) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import select
 import selectors
 import signal
 import socket
@@ -98,10 +99,12 @@ class Coordinator:
                 if fds is not None:
                     with Channel(fds) as channel:
                         channel.put_ends()
+            self._board.put_coordinator_cpu(time.process_time_ns())
+            self._tell(self._outcome)
         else:
+            self._tell(self._outcome)
             self._stop_workers()
-        self._board.put_coordinator_cpu(time.process_time_ns())
-        self._tell(self._outcome)
+            self._board.put_coordinator_cpu(time.process_time_ns())
 
     def _serve(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
@@ -136,7 +139,8 @@ class Coordinator:
     def _on_reports(self) -> None:
         kind, _, value = pickle.loads(self._reports.recv(1 << 20))
         if kind == "log":
-            self._tell(("log", value))
+            if select.select([], [self._caller], [], 0)[1]:  # never wait for a caller who is busy
+                self._tell(("log", value))
         elif self._outcome is None:
             self._outcome = ("failed", value)
 
@@ -310,6 +314,8 @@ def _reason(verdict: Verdict) -> str:
 def main(fd: int) -> None:
     """What the coordinator's fresh interpreter runs; `fd` is its end of the control socket."""
     gc.freeze()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     caller = socket.socket(fileno=fd)
     caller.set_inheritable(False)
     try:

@@ -68,6 +68,7 @@ class Emitter:
         ordered: bool,
     ) -> None:
         self.waited_ns = 0
+        self.flush_items = 1 if edges else _NO_EDGE_FLUSH
         self.log = log
         self.batch: Callable[[], tuple[range, set[int]]] = _no_batch
         self._seat = seat
@@ -78,10 +79,6 @@ class Emitter:
         self._is_map = is_map
         self._ordered = ordered
         self._source = Tag(0, 0, 0, 0, 0)
-
-    @property
-    def flush_items(self) -> int:
-        return max((edge.frame_items for edge in self._edges), default=_NO_EDGE_FLUSH)
 
     def begin(self, source: Tag) -> None:
         """The outputs to come derive from the frame tagged `source`."""
@@ -164,6 +161,7 @@ class Emitter:
                 payload = encode(items[start : start + got], self._max_item_bytes)
             producer.publish(payload, _shift(tag, start, got))
             edge.adapt(payload)
+            self.flush_items = max(edge.frame_items for edge in self._edges)
             start += got
 
     def _gather(self, producer: Producer, items: int) -> int:

@@ -80,7 +80,6 @@ class Kernel:
         self.position: Callable[[int], str] = "item {}".format
         self.stage: Stage | None = None
         self._fn: Callable[[Any], Any] = spec.fn
-        self._apply = {"flat": self._flat, "map": self._map, "filter": self._filter}[spec.kind]
         self._outputs: list[Any] = []
         self._reset([])
 
@@ -140,8 +139,8 @@ class Kernel:
     def run(self, items: Sequence[Any], careful: Careful | None = None) -> None:
         """Handle the items of one frame; raises `StageError` if one fails under "raise"."""
         self._reset(items)
-        apply, outputs, outlet = self._apply, self._outputs, self.outlet
-        clock, collect = time.perf_counter_ns, self.durations.append
+        outputs, outlet, apply = self._outputs, self.outlet, self._applier()
+        clock, collect, end = time.perf_counter_ns, self.durations.append, self._ends.append
         last, waited = clock(), outlet.waited_ns
         for index, item in enumerate(items):
             try:
@@ -149,7 +148,7 @@ class Kernel:
                     apply(item, 0)
             except (Exception, SystemExit) as error:
                 self._retry(index, error)
-            self._ends.append(len(outputs))
+            end(len(outputs))
             now = clock()
             collect(now - last - (outlet.waited_ns - waited))
             if len(outputs) >= outlet.flush_items:
@@ -172,20 +171,25 @@ class Kernel:
 
     # One item: its outputs are added to `_outputs`, less the first `skip`.
 
-    def _map(self, item: Any, skip: int) -> None:
-        self._outputs.append(self._fn(item))
+    def _applier(self) -> Callable[[Any, int], None]:
+        fn, append, extend, take = self._fn, self._outputs.append, self._outputs.extend, self._take
 
-    def _filter(self, item: Any, skip: int) -> None:
-        if self._fn(item):
-            self._outputs.append(item)
+        def flat(item: Any, skip: int) -> None:
+            result = fn(item)
+            kind = type(result)
+            if kind is list or kind is tuple:
+                extend(result)
+            elif result is not None:
+                take(result, skip)
 
-    def _flat(self, item: Any, skip: int) -> None:
-        result = self._fn(item)
-        kind = type(result)
-        if kind is list or kind is tuple:
-            self._outputs.extend(result)
-        elif result is not None:
-            self._take(result, skip)
+        def mapped(item: Any, skip: int) -> None:
+            append(fn(item))
+
+        def filtered(item: Any, skip: int) -> None:
+            if fn(item):
+                append(item)
+
+        return {"flat": flat, "map": mapped, "filter": filtered}[self.spec.kind]
 
     def _take(self, result: Any, skip: int) -> None:
         check_result(result)
@@ -225,7 +229,7 @@ class Kernel:
             self.tally.retried += 1
             time.sleep(delay_before(attempt, self.spec.retry_delay))
             try:
-                self._apply(self._items[index], self._given)
+                self._applier()(self._items[index], self._given)
                 return
             except (Exception, SystemExit) as again:
                 error = again

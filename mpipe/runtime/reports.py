@@ -16,6 +16,9 @@ from .kernel import picklable_cause
 MAX_BYTES = 150_000
 """Largest message: a datagram must fit the socket's buffer."""
 
+MAX_LOG = 2_000
+"""Longest log line, in characters."""
+
 _LOG_BURST = 10
 
 
@@ -42,7 +45,7 @@ class Reporter:
         if self._logged > _LOG_BURST:
             message += f" ({self._logged:,} items skipped by this worker so far)"
         with contextlib.suppress(OSError):
-            text = pickle.dumps(("log", self._seat, message[:MAX_BYTES]))
+            text = pickle.dumps(("log", self._seat, message[:MAX_LOG]))
             self._socket.send(text, socket.MSG_DONTWAIT)
 
 
