@@ -82,12 +82,13 @@ def _sums(
     received = sum(edge.received for edge in into)
     failed = total.failed + refused
     holding = sum(board.get(seat, counters.HOLDING) for seat in seats)
+    waiting = received - total.processed - failed - holding  # or in a hand that has not noted it
     now = time.perf_counter_ns()
     waits = [idle_and_blocked(board, seat, row, now) for seat, row in zip(seats, rows, strict=True)]
     return StageSums(
         name=name,
         received=received,
-        queued=max(0, received - total.processed - failed - holding),
+        queued=min(max(0, waiting), plan.graph.stages[stage].buffer_size),
         processed=total.processed,
         failed=failed,
         dead_lettered=total.dead_lettered + refused_letters,
