@@ -146,16 +146,16 @@ def test_results_come_from_every_terminal_stage(engine: str) -> None:
 
 
 def test_one_branch_cannot_change_what_another_one_sees(engine: str) -> None:
-    def spoil(items: list[int]) -> list[list[int]]:
-        items.append(99)
-        return [items]
+    def spoil(items: Any) -> list[int]:
+        items[0] += 1
+        return [int(items[0])]
 
     fan = Pipeline().add_map("in", lambda items: items, workers=1)
     for branch in ("a", "b"):
         fan.add_stage(branch, spoil, workers=1).connect("in", branch)
-    mine = [1]
-    assert finish(fan, engine, mine)[0] == [[1, 99], [1, 99]]
-    assert mine == [1]
+    small, large = [1], np.full(10_000, 1)
+    assert finish(fan, engine, small, large)[0].count(2) == 4
+    assert (small[0], large[0]) == (1, 1)
 
 
 def test_without_results_outputs_are_counted_and_let_go(engine: str) -> None:
@@ -256,7 +256,7 @@ def test_arrays_arrive_whole_and_can_be_changed_in_place(engine: str) -> None:
     chain.connect("s", "sum")
     arrays = [np.full(n, 2.0) for n in (1, 1000, 300_000)]
     assert finish(chain, engine, *arrays)[0] == [-2.0, -2000.0, -600_000.0]
-    assert arrays[0][0] == 2.0
+    assert [float(array[0]) for array in arrays] == [2.0, 2.0, 2.0]
 
 
 def test_a_function_that_cannot_be_sent_is_refused_by_start(engine: str) -> None:
@@ -426,9 +426,9 @@ def test_skip_counts_and_logs_the_item_and_goes_on(
     assert results == [0, 2, 4]
     stage = stats.stages["s"]
     assert (stage.processed, stage.failed, stage.dead_lettered) == (3, 2, 0)
-    assert [record.getMessage() for record in caplog.records] == [
-        f"stage 's' (worker 0) failed on source item {n}: ValueError: not {n}" for n in (1, 3)
-    ]
+    says = [f"stage 's' (worker 0) failed on source item {n}: ValueError: not {n}" for n in (1, 3)]
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged in (says, says[:1])  # a sample: the first ones at least
 
 
 def test_dead_letters_hold_the_item_and_why(engine: str) -> None:
@@ -565,6 +565,22 @@ def test_pushing_what_cannot_travel_makes_a_dead_letter(engine: str) -> None:
     (letter,) = letters(pipeline, engine, 1, lock, 2)
     assert (letter.stage, letter.item, letter.position) == ("s", lock, "source item 1")
     assert letter.error.startswith(f"ItemError: {UNSENDABLE}")
+
+
+def test_an_item_that_was_refused_keeps_its_place_in_the_source(engine: str) -> None:
+    pipeline = one_stage(rejects("x"), on_error="dead_letter")
+    found = letters(pipeline, engine, "x", threading.Lock(), "x")
+    assert sorted(letter.position for letter in found) == [f"source item {n}" for n in range(3)]
+
+
+def test_a_dead_letter_whose_item_cannot_travel_says_that_it_is_lost(engine: str) -> None:
+    def fn(item: list[Any]) -> None:
+        item.append(threading.Lock())
+        raise ValueError("no")
+
+    (letter,) = letters(one_stage(fn, on_error="dead_letter"), engine, [1])
+    assert letter.item is None
+    assert letter.error.startswith("ValueError: no (the item is lost: it cannot be pickled: ")
 
 
 def test_pushing_what_cannot_travel_to_several_sources_raises_if_one_says_so(engine: str) -> None:
@@ -807,6 +823,17 @@ def test_an_idle_run_is_cancelled_too(engine: str) -> None:
         run.push(1)
 
 
+def test_waiting_for_results_ends_when_the_run_is_cancelled(engine: str) -> None:
+    event = threading.Event()
+    run = one_stage(lambda n: [n]).start(engine, results=True, cancel=event)
+    run.push(1)
+    results = run.results()
+    assert next(results) == 1
+    threading.Timer(0.1, event.set).start()
+    with pytest.raises(mpipe.Cancelled):
+        next(results)
+
+
 def test_runs_of_one_pipeline_are_independent(engine: str) -> None:
     pipeline = one_stage(lambda n: [n])
     with pipeline.start(engine) as first, pipeline.start(engine) as second:
@@ -834,7 +861,7 @@ def test_stats_measure_every_item_and_name_the_bottleneck(engine: str) -> None:
         time.sleep(0.005)
         return [n]
 
-    chain = Pipeline("measured").add_map("quick", lambda n: n, workers=1)
+    chain = Pipeline("measured").add_stage("quick", lambda n: iter([n]), workers=1)
     chain.add_stage("slow", slow, workers=1).connect("quick", "slow")
     _, stats = finish(chain, engine, *range(10))
     stage = stats.stages["slow"]

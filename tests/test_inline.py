@@ -176,6 +176,33 @@ def test_a_function_may_cancel_its_own_run() -> None:
     assert (handled, runs[0].stats().state) == ([1], "cancelled")
 
 
+def test_cancel_is_seen_before_the_next_item_that_a_stage_is_given() -> None:
+    handled: list[int] = []
+
+    def fn(item: int) -> None:
+        handled.append(item)
+        runs[0].cancel()
+
+    runs = [chain(lambda n: [n] * 100, fn).start("inline")]
+    with pytest.raises(mpipe.Cancelled):
+        runs[0].push(1)
+    assert handled == [1]
+
+
+def test_cancel_is_seen_before_the_next_output_of_an_endless_stage() -> None:
+    def endless(item: int) -> Iterator[int]:
+        while True:
+            given.append(item)
+            runs[0].cancel()
+            yield item
+
+    given: list[int] = []
+    runs = [chain(endless).start("inline")]
+    with pytest.raises(mpipe.Cancelled):
+        runs[0].push(1)
+    assert given == [1]
+
+
 def test_results_wait_for_another_thread_to_push() -> None:
     results: list[int] = []
     run = chain(lambda n: [n]).start("inline", results=True)

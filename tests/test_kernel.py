@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -239,6 +240,36 @@ def test_a_retried_generator_does_not_give_an_output_twice(
     kernel, outlet = run(breaks, ["a"], Recorder(flush_items), retries=2)
     assert outlet.outputs == ["a0", "a1", "a2", "a3", "a4", "a5"]
     assert (kernel.tally.retried, kernel.tally.processed) == (2, 1)
+
+
+def test_what_a_given_up_item_gave_is_not_held_against_the_next_one() -> None:
+    tries: Counter[int] = Counter()
+
+    def breaks(item: int) -> Iterator[int]:
+        yield item
+        yield item + 1
+        raise OSError
+
+    def fn(item: int) -> Any:
+        tries[item] += 1
+        if item == 20 and tries[item] == 1:
+            raise OSError
+        return breaks(item) if item == 10 else iter([item, item + 1])
+
+    _, outlet = run(fn, [10, 20], Recorder(), on_error="skip", retries=1)
+    assert outlet.outputs == [10, 11, 20, 21]
+
+
+def test_an_item_that_fails_for_two_reasons_fails_once() -> None:
+    def breaks(item: int) -> Iterator[int]:
+        yield item
+        raise ValueError
+
+    outlet = Recorder(flush_items=100, unsendable=(2,))
+    kernel, _ = run(breaks, [1, 2, 3], outlet, on_error="dead_letter")
+    assert outlet.outputs == [1, 3]
+    assert [letter.item for letter in outlet.letters] == [1, 2, 3]
+    assert (kernel.tally.processed, kernel.tally.failed) == (0, 3)
 
 
 @pytest.mark.parametrize("flush_items", [1, 2, 3, 100])
