@@ -29,7 +29,8 @@ from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
 from ..transport.frame import Unsendable, encode_all
 from .base import Deadline
-from .lane import Halt, Lane, Origin, Shared, logger
+from .lane import Halt, Lane, Origin, Shared
+from .refusal import refuse
 from .report import build_stats
 
 _WAIT_S = 0.05
@@ -205,22 +206,13 @@ class InlineEngine:
                 lane.receive(payloads, origin, None)
 
     def _refuse(self, item: Any, which: str, targets: Sequence[Lane], error: ItemError) -> None:
-        """Settle a pushed item that cannot travel: raise, or count it as failed at each target."""
+        stages = [lane.spec for lane in targets]
+        letters = refuse(stages, item, which, f"source item {self._pushed}", error)
         for lane in targets:
-            if lane.spec.on_error == "raise":
-                message = f"push to stage {lane.spec.name!r}: {which}: {error}"
-                raise ItemError(message) from error.__cause__
-        position = f"source item {self._pushed}"
-        self._pushed += 1
-        for lane in targets:
-            name = lane.spec.name
-            self._shared.crossed[None, name] += 1
+            self._shared.crossed[None, lane.spec.name] += 1
             lane.refuse()
-            if lane.spec.on_error == "dead_letter":
-                line = f"ItemError: {error}"
-                self._shared.letters.append(DeadLetter(name, item, line, "", 1, position))
-            else:
-                logger.warning("stage %r skipped %s: %s", name, position, error)
+        self._shared.letters.extend(letter for letter in letters if letter is not None)
+        self._pushed += 1
 
     def _finish(self) -> None:
         for lane in self._lanes.values():

@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ..errors import ItemError, MPipeError, StageError
+from ..errors import MPipeError, StageError
 from ..policy import histogram
+from ..runtime.emitter import encode_letter
 from ..runtime.kernel import Kernel
 from ..stage import StageSpec
 from ..stats import DeadLetter, WorkerStats
-from ..transport.frame import Payload, encode, encode_all
+from ..transport.frame import Payload, encode_all
 from .report import StageSums, Times
 
 logger = logging.getLogger("mpipe")
@@ -157,12 +158,7 @@ class Lane:
         self.waited_ns += time.perf_counter_ns() - began
 
     def dead_letter(self, letter: DeadLetter) -> None:
-        limit = self._shared.max_item_bytes
-        try:
-            payload = encode([letter], limit)
-        except ItemError as error:
-            note = f"{letter.error} (the item is lost: {error})"
-            payload = encode([replace(letter, item=None, error=note)], limit)
+        payload = encode_letter(letter, self._shared.max_item_bytes)
         self._shared.letters += _copies([payload])
 
     def log(self, message: str) -> None:

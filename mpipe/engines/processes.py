@@ -27,7 +27,8 @@ from .base import Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox
 from .launch import Launched, launch, require_linux
-from .link import Link, log
+from .link import Link
+from .refusal import refuse
 from .snapshot import snapshot
 from .source import Source
 
@@ -119,22 +120,13 @@ class ProcessesEngine:
             raise Closed("this run takes no more items: it was closed or drained")
 
     def _refuse(self, item: Any, which: str, targets: Sequence[str], error: ItemError) -> None:
-        """A pushed item that cannot travel fails at its stages, each under its own `on_error`."""
-        stages = [self._plan.graph.stages[self._plan.index[name]] for name in targets]
+        indices = [self._plan.index[name] for name in targets]
+        stages = [self._plan.graph.stages[index] for index in indices]
         position = f"source item {self._source.pushed}"
-        for stage in stages:
-            if stage.on_error == "raise":
-                message = f"push to stage {stage.name!r}: {which}: {error}"
-                raise ItemError(message) from error.__cause__
-        for stage in stages:
-            letter = stage.on_error == "dead_letter"
-            self._board.refuse(self._plan.index[stage.name], letter)
-            if letter:
-                self._letters_read.append(
-                    DeadLetter(stage.name, item, f"ItemError: {error}", "", 1, position)
-                )
-            else:
-                log.warning("stage %r skipped %s: %s", stage.name, position, error)
+        letters = refuse(stages, item, which, position, error)
+        for index, letter in zip(indices, letters, strict=True):
+            self._board.refuse(index, dead_lettered=letter is not None)
+        self._letters_read.extend(letter for letter in letters if letter is not None)
         self._source.pushed += 1
 
     def close(self) -> None:

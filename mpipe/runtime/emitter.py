@@ -183,13 +183,18 @@ class Emitter:
         if self._letters_to_skip:
             self._letters_to_skip -= 1
             return
-        try:
-            payload = encode([letter], self._max_item_bytes)
-        except ItemError as error:
-            note = f"{letter.error} (the item is lost: {error})"
-            payload = encode([replace(letter, item=None, error=note)], self._max_item_bytes)
+        payload = encode_letter(letter, self._max_item_bytes)
         if self._gather(producer, 1):
             producer.publish(payload, self._source)
+
+
+def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
+    """A dead letter as a frame, without its item where that cannot travel."""
+    try:
+        return encode([letter], max_item_bytes)
+    except ItemError as error:
+        note = f"{letter.error} (the item is lost: {error})"
+        return encode([replace(letter, item=None, error=note)], max_item_bytes)
 
 
 def _shift(tag: Tag, start: int, items: int) -> Tag:
