@@ -32,7 +32,7 @@ class Sink(Protocol):
         """Whether a part-filled frame should go at once."""
 
     def may_send(self) -> bool:
-        """Whether the results are not too far behind."""
+        """Whether now is a good time to send more."""
 
     def close(self) -> None:
         """There is no more input."""

@@ -18,7 +18,6 @@ from typing import Any
 from ..errors import Closed, Full, ItemError, MPipeError, Timeout
 from ..plan import Plan, RunOptions
 from ..policy.reorder import Reorder
-from ..runtime.emitter import GATHER_S
 from ..stats import DeadLetter, Stats
 from ..transport.channel import Channel
 from ..transport.counters import Board
@@ -34,6 +33,9 @@ from .source import Source
 
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
+
+_PATIENCE_S = 0.01
+"""How long a push waits for room for a whole frame while there is room for a few items."""
 
 _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
 """How often to see to a part-filled frame of a slow source, if there is one, if not; in seconds."""
@@ -95,23 +97,23 @@ class ProcessesEngine:
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
         part = items[start : start + self._source.frame_items(targets)]
-        patience = Deadline(GATHER_S)
+        patience = Deadline(_PATIENCE_S)
         while True:
             self._check_open()
             patient = not (patience.passed or deadline.passed)
             try:
-                sent, fd = self._source.send(part, targets, self._max_item_bytes, patient)
+                sent = self._source.send(part, targets, self._max_item_bytes, patient)
             except Unsendable as bad:
                 if bad.index:
                     part = part[: bad.index]
                     continue
                 self._refuse(part[0], f"item {start} of {len(items)}", targets, bad.error)
                 return 1
-            if sent:
+            if isinstance(sent, int):
                 return sent
             if deadline.passed:
                 raise Full(_full(targets, len(items) - start, len(items)), tuple(items[start:]))
-            self._link.wait([fd], deadline.remaining(GATHER_S if patient else _SLICE_S))
+            self._link.wait(sent.fds, deadline.remaining(sent.seconds or _SLICE_S))
             self._collect_letters()
 
     def _check_open(self) -> None:
@@ -130,10 +132,18 @@ class ProcessesEngine:
         self._source.pushed += 1
 
     def close(self) -> None:
-        with self._pushing:
-            if not self._closed:
-                self._closed = True
-                self._link.close_source()
+        while not self._closed and self._link.outcome is None:
+            self._close_within(_SLICE_S)
+
+    def _close_within(self, seconds: float) -> None:
+        """Close the source, unless other threads are pushing all that time."""
+        if self._pushing.acquire(timeout=seconds):
+            try:
+                if not self._closed:
+                    self._closed = True
+                    self._link.close_source()
+            finally:
+                self._pushing.release()
 
     # Output.
 
@@ -220,13 +230,14 @@ class ProcessesEngine:
 
     def drain(self, timeout: float | None) -> Stats:
         deadline, unread = Deadline(timeout), Deadline(_UNREAD_S)
-        if self._final is None:
-            self.close()
-            self._link.pump()
+        self._link.pump()
         while self._link.outcome is None:
             if deadline.passed:
                 raise Timeout(f"not drained after {timeout:g} s; the run goes on")
-            self._link.wait((), deadline.remaining(_SLICE_S))
+            if not self._closed:  # another thread may be pushing: wait for it, but not blindly
+                self._close_within(deadline.remaining(_SLICE_S))
+            else:
+                self._link.wait((), deadline.remaining(_SLICE_S))
             self._collect_letters()
             unread = self._check_read(unread)
         return self._end()
@@ -309,8 +320,13 @@ class _StreamSink:
         return self._engine._final is None and self._engine._source.is_idle(self._targets)
 
     def may_send(self) -> bool:
-        ahead = self._engine._source.pushed - self.order.next
-        return self._window is None or ahead < self._window
+        if self._window is not None:
+            ahead = self._engine._source.pushed - self.order.next
+            if ahead >= self._window:
+                return False
+        return self._engine._final is not None or not self._engine._source.should_wait(
+            self._targets
+        )
 
     def close(self) -> None:
         self._engine.close()

@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..plan import Plan
 from ..runtime.emitter import Edge
 from ..transport.channel import Channel
 from ..transport.frame import Tag, encode, encode_all
 from ..transport.producer import Producer
+
+
+class Wait(NamedTuple):
+    """Wait until one of the descriptors is readable, or so many seconds (None: as you like)."""
+
+    fds: list[int]
+    seconds: float | None
 
 
 class Source:
@@ -39,20 +46,22 @@ class Source:
 
     def send(
         self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, patient: bool
-    ) -> tuple[int, int]:
+    ) -> int | Wait:
         """Send a frame of the first items to all targets, as far as there is room in each.
 
-        Returns how many items are settled, and the descriptor to wait on if it is none yet; when
-        `patient` that may be so for a moment although there is room for a few. Raises
-        `frame.Unsendable` before anything is sent.
+        Returns how many items are settled, or what to wait for before the next try; when `patient`
+        that may be more room than there is for a few. Raises `frame.Unsendable` before anything
+        is sent.
         """
         edges = [self._edges[name] for name in targets]
         count = min(len(items), self.frame_items(targets))
         for edge in edges:
             if not edge.drop_on_full:
                 got = edge.producer.acquire(count)
-                if not got or (got < count and patient and edge.producer.consumers_are_busy()):
-                    return 0, edge.producer.channel.free.fds.read_now
+                if not got:
+                    return Wait([edge.producer.channel.free.fds.read_now], None)
+                if got < count and patient and edge.producer.consumers_are_busy():
+                    return Wait([], edge.nap_s)
                 count = got
         payload = encode_all(items[:count], max_item_bytes)[0]
         count = payload.items
@@ -66,7 +75,15 @@ class Source:
                 edge.adapt(part)
             edge.producer.drop(count - got)
         self.pushed += count
-        return count, -1
+        return count
+
+    def should_wait(self, targets: Sequence[str]) -> bool:
+        """Whether all targets have enough to do and it is not known yet how long that takes."""
+        edges = [self._edges[name] for name in targets]
+        return all(
+            edge.producer.consumers_are_busy() and not edge.producer.consumer_service_ns()
+            for edge in edges
+        )
 
     def recover(self) -> None:
         """After an exception from outside (Ctrl-C) somewhere in `send`: finish what it began."""

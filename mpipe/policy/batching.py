@@ -7,7 +7,7 @@ than its share of the buffer, so that each worker can have one frame in hand and
 
 from __future__ import annotations
 
-FRAME_NS = 2_000_000
+FRAME_NS = 5_000_000
 """Service time that a full frame should take its consumer, in nanoseconds."""
 
 FRAME_BYTES = 1 << 20

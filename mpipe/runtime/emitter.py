@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ItemError
-from ..policy.batching import fair_share, frame_items
+from ..policy.batching import FRAME_NS, fair_share, frame_items
 from ..stats import DeadLetter
 from ..transport import counters
 from ..transport.counters import SeatCounters
@@ -22,8 +22,8 @@ from ..transport.producer import Producer
 _NO_EDGE_FLUSH = 1 << 16
 _REFRESH_FRAMES = 16
 
-GATHER_S = 0.002
-"""Longest time to wait for more credits than there are, in seconds."""
+_NAP_S = 0.0005
+"""Time to wait for credits while the consumers' service time is unknown, in seconds."""
 
 
 class Edge:
@@ -36,6 +36,7 @@ class Edge:
         self.share = fair_share(layout.buffer_items, layout.consumers)
         self.share = min(self.share, layout.hand_words * layout.unit)
         self.frame_items = 1
+        self.nap_s = _NAP_S
         self.skip = 0
         self._sent = 0
         self._item_bytes = 0.0
@@ -46,6 +47,8 @@ class Edge:
             self._item_bytes = payload.size / max(1, payload.items)
             service = self.producer.consumer_service_ns()
             self.frame_items = frame_items(service, self.share, self._item_bytes)
+            if service:
+                self.nap_s = min(FRAME_NS, self.frame_items * service) * 0.5e-9
         self._sent += 1
 
 
@@ -61,7 +64,7 @@ class Emitter:
         self,
         seat: SeatCounters,
         edges: list[Edge],
-        dead_letters: Producer | None,
+        dead_letters: Edge | None,
         max_item_bytes: int,
         log: Callable[[str], None],
         is_map: bool,
@@ -90,7 +93,8 @@ class Emitter:
         for edge in self._edges:
             edge.skip = edge.producer.published + edge.producer.dropped - row.emitted
         if self._dead_letters is not None:
-            self._letters_to_skip = self._dead_letters.published - row.dead_lettered
+            letters = self._dead_letters.producer.published
+            self._letters_to_skip = letters - row.dead_lettered
 
     def emit(self, outputs: list[Any]) -> None:
         self._seat.put(counters.ITEM, 0)  # from here on a death is not the item's fault
@@ -123,7 +127,7 @@ class Emitter:
     def _emit_gap(self, tag: Tag) -> None:
         empty = encode([], self._max_item_bytes)
         for edge in self._edges:
-            if self._gather(edge.producer, 1):
+            if self._gather(edge, 1):
                 edge.producer.publish(empty, tag)
 
     def _emit(self, outputs: list[Any], tag: Tag) -> None:
@@ -153,7 +157,7 @@ class Emitter:
         producer = edge.producer
         while start < len(items):
             want = len(items) - start
-            got = producer.acquire(want) if edge.drop_on_full else self._gather(producer, want)
+            got = producer.acquire(want) if edge.drop_on_full else self._gather(edge, want)
             if not got:
                 producer.drop(want)
                 return
@@ -164,28 +168,29 @@ class Emitter:
             self.flush_items = max(edge.frame_items for edge in self._edges)
             start += got
 
-    def _gather(self, producer: Producer, items: int) -> int:
+    def _gather(self, edge: Edge, items: int) -> int:
         """Credits for a good part of the items, for at least one."""
+        producer = edge.producer
         got = producer.acquire(items)
         if got == items:
             return got
         began = time.perf_counter_ns()
         self._seat.enter(counters.BLOCKED)
         producer.acquire(items, wait=True)
-        got = producer.gather(items, GATHER_S)
+        got = producer.gather(items, edge.nap_s)
         self._seat.enter(counters.BUSY)
         self.waited_ns += time.perf_counter_ns() - began
         return got
 
     def dead_letter(self, letter: DeadLetter) -> None:
-        producer = self._dead_letters
-        assert producer is not None
+        edge = self._dead_letters
+        assert edge is not None
         if self._letters_to_skip:
             self._letters_to_skip -= 1
             return
         payload = encode_letter(letter, self._max_item_bytes)
-        if self._gather(producer, 1):
-            producer.publish(payload, self._source)
+        if self._gather(edge, 1):
+            edge.producer.publish(payload, self._source)
 
 
 def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:

@@ -48,7 +48,7 @@ class Worker:
         self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
         edges = list(_edges(spec, stage, seat))
         letters = _dead_letters(spec, seat)
-        self._producers = [edge.producer for edge in edges] + ([letters] if letters else [])
+        self._producers = [edge.producer for edge in (*edges, *([letters] if letters else []))]
         self._emitter = Emitter(
             self._counters,
             edges,
@@ -210,10 +210,11 @@ def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
         yield Edge(Producer(Channel(spec.results), plan.terminal_seats.index(seat)), False)
 
 
-def _dead_letters(spec: RunSpec, seat: int) -> Producer | None:
+def _dead_letters(spec: RunSpec, seat: int) -> Edge | None:
     if spec.dead_letters is None or seat not in spec.plan.dead_letter_seats:
         return None
-    return Producer(Channel(spec.dead_letters), spec.plan.dead_letter_seats.index(seat))
+    index = spec.plan.dead_letter_seats.index(seat)
+    return Edge(Producer(Channel(spec.dead_letters), index), drop_on_full=False)
 
 
 def describe_position(header: Header, index: int) -> str:

@@ -16,7 +16,6 @@ stores into the slot and its table entry. The block of words has this seat as it
 
 from __future__ import annotations
 
-import select
 import time
 
 from . import frame
@@ -35,6 +34,9 @@ from .token import (
     to_bytes,
 )
 
+GATHER_NAPS = 4
+"""How often to wait for more credits before a frame goes with those that are there."""
+
 
 class Producer:
     """Seat number `seat` of those that produce into `channel`."""
@@ -48,8 +50,6 @@ class Producer:
         self._unit = layout.unit
         self._hand_end = self._hand + layout.hand_words
         self._end = self._hand  # of the words that may hold tokens now
-        self._poll = select.poll()
-        self._poll.register(channel.free.fds.read_now, select.POLLIN)
         self._zeros = memoryview(bytes(8 * layout.hand_words)).cast("Q")
 
     @property
@@ -94,17 +94,16 @@ class Producer:
             self._end = self._hand
         return min(held * self._unit, items)
 
-    def gather(self, items: int, seconds: float) -> int:
-        """As `acquire`, but waits a little for the rest while the consumers have enough to do.
+    def gather(self, items: int, nap: float) -> int:
+        """As `acquire`, but naps (seconds) for the rest while the consumers have enough to do.
 
         Else credits that came back a few at a time would be spent a few at a time for ever.
         """
-        deadline = time.monotonic() + seconds
         got = self.acquire(items)
-        while 0 < got < items and self.consumers_are_busy():
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._poll.poll(left * 1000):
+        for _ in range(GATHER_NAPS):
+            if not 0 < got < items or not self.consumers_are_busy():
                 break
+            time.sleep(nap)
             got = self.acquire(items)
         return got
 
