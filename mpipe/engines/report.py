@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from ..policy import histogram
 from ..stats import EdgeStats, StageStats, Stats, WorkerStats
 
@@ -15,7 +13,7 @@ from ..stats import EdgeStats, StageStats, Stats, WorkerStats
 class Times:
     """Measured times summed up: counts as `policy.histogram` keeps them, and exact totals."""
 
-    counts: histogram.Counts = field(default_factory=lambda: np.zeros(histogram.BUCKETS, np.uint64))
+    counts: list[int] = field(default_factory=lambda: [0] * histogram.BUCKETS)
     total_ns: int = 0
     max_ns: int = 0
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
 from ..plan import Plan
-from ..policy import histogram
 from ..stats import EdgeStats, Stats, WorkerStats
 from ..transport import counters
 from ..transport.channel import Channel
@@ -123,7 +120,7 @@ def _worker(board: Board, seat: int) -> WorkerStats:
 
 
 def _times(board: Board, seats: Sequence[int], which: int, total_ns: int, max_ns: int) -> Times:
-    counts = np.zeros(histogram.BUCKETS, np.uint64)
-    for seat in seats:
-        counts += board.times(seat, which)
+    counts = [
+        sum(bucket) for bucket in zip(*(board.times(seat, which) for seat in seats), strict=True)
+    ]
     return Times(counts, total_ns, max_ns)

@@ -14,6 +14,7 @@ stage fails, and when the caller is gone.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import pickle
 import select
@@ -93,6 +94,7 @@ class Coordinator:
             self._restart_due()
             self._advance()
             self._sample()
+        self._on_reports()  # of the last workers
         if self._outcome is None:
             self._outcome = ("drained", None)
             for fds in (self._spec.results, self._spec.dead_letters):
@@ -137,12 +139,16 @@ class Coordinator:
         self._outcome = self._outcome or ("cancelled", "the caller is gone")
 
     def _on_reports(self) -> None:
-        kind, _, value = pickle.loads(self._reports.recv(1 << 20))
-        if kind == "log":
-            if select.select([], [self._caller], [], 0)[1]:  # never wait for a caller who is busy
+        while True:
+            try:
+                report = self._reports.recv(1 << 20, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            kind, _, value = pickle.loads(report)
+            if kind == "error":
+                self._outcome = self._outcome or ("failed", value)
+            elif select.select([], [self._caller], [], 0)[1]:  # never wait for a busy caller
                 self._tell(("log", value))
-        elif self._outcome is None:
-            self._outcome = ("failed", value)
 
     def _on_death(self, seat: Seat) -> None:
         """A worker has exited: reap it, then see whether it was done or is to be replaced."""
@@ -208,11 +214,17 @@ class Coordinator:
         ):
             self._fail(seat, exitcode, f"an item killed it {seat.record.max_crashes} times")
             return
+        self._import_numpy()
         self._put(seat, counters.ITEM, 0)
         self._put(seat, counters.CAREFUL, token)
         self._put(seat, counters.RESTARTS, self._board.get(seat.number, counters.RESTARTS) + 1)
         seat.restart_at = time.monotonic() + seat.record.delay
         self._restart_due()
+
+    def _import_numpy(self) -> None:
+        """Workers import numpy if they need it; replacements must not each take that time."""
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        importlib.import_module("numpy")
 
     def _frame_in_hand(self, seat: Seat) -> int:
         """The token of the frame the seat holds and has not counted yet, or 0."""

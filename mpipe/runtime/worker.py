@@ -75,7 +75,7 @@ class Worker:
         try:
             fn = load_function(self._function)
         except Exception as error:
-            raise self._error("could not load the stage's function", error) from error
+            raise self.error("could not load the stage's function", error) from error
         kernel = Kernel(replace(self._options, fn=fn), self._index, self._emitter)
         self._emitter.batch = lambda: (kernel.batch, kernel.failed)
         self._kernel = kernel
@@ -134,7 +134,7 @@ class Worker:
         try:
             return self._consumer.load()
         except Exception as error:
-            raise self._error("could not unpickle its input", error) from error
+            raise self.error("could not unpickle its input", error) from error
 
     def _careful(self, token: int) -> Callable[[int], str | None] | None:
         """From the second attempt at a frame on, say which item is in hand."""
@@ -192,7 +192,8 @@ class Worker:
         self._service_ns = mean_ns if not known else known + (mean_ns - known) / 4
         self._consumer.report_service(int(self._service_ns))
 
-    def _error(self, what: str, error: BaseException) -> StageError:
+    def error(self, what: str, error: BaseException) -> StageError:
+        """A failure of the worker itself, for the caller."""
         name, index = self._options.name, self._index
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         message = f"stage {name!r} (worker {index}) {what}: {type(error).__name__}: {error}"
@@ -228,30 +229,27 @@ def describe_position(header: Header, index: int) -> str:
     return f"an item from source items {header.origin} to {header.origin + header.span - 1}"
 
 
-def run_worker(spec: RunSpec, seat: int) -> int:
-    """The life of a worker; returns its exit status."""
-    signal.signal(signal.SIGTERM, _stop)
-    reporter = Reporter(spec.reports, seat)
-    worker = Worker(spec, seat, reporter)
+def run_worker(spec: RunSpec, seat: int) -> None:
+    """The life of a worker, until its stage is finished or a signal stops it."""
+    worker = None
     try:
+        signal.signal(signal.SIGTERM, _stop)
+        reporter = Reporter(spec.reports, seat)
+        worker = Worker(spec, seat, reporter)
         try:
             worker.recover()
             worker.open()
             worker.work()
+            worker.close()
         except Exception as error:
-            report = error if isinstance(error, StageError) else worker._error("broke", error)
+            report = error if isinstance(error, StageError) else worker.error("broke", error)
             reporter.error(report)
             while True:
                 signal.pause()
     except Stopped:
-        with contextlib.suppress(Exception):
-            worker.close()
-        return 0
-    try:
-        worker.close()
-    except StageError as error:
-        reporter.error(error)
-    return 0
+        if worker is not None:
+            with contextlib.suppress(Exception):
+                worker.close()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -14,8 +14,6 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from ..policy import histogram
 from . import memory
 from .token import ATTEMPT_ONE, plain
@@ -87,14 +85,10 @@ class Board:
         index = start + _ROWS + _ROW_WORDS * _row_number(committed)
         return Row._make(self.words[index : index + _ROW_WORDS].tolist())
 
-    def times(self, seat: int, which: int) -> histogram.Counts:
-        """A copy of one of the seat's histograms."""
-        return np.array(self.times_view(seat, which))
-
-    def times_view(self, seat: int, which: int) -> histogram.Counts:
-        """One of the seat's histograms itself; keeps the board mapped."""
-        offset = (seat * SEAT_WORDS + _HISTOGRAMS + which * histogram.BUCKETS) * 8
-        return np.frombuffer(self.words, np.uint64, histogram.BUCKETS, offset)
+    def times(self, seat: int, which: int) -> memoryview:
+        """One of the seat's histograms."""
+        start = seat * SEAT_WORDS + _HISTOGRAMS + which * histogram.BUCKETS
+        return self.words[start : start + histogram.BUCKETS]
 
     def condemned(self, seat: int, token: int) -> set[int]:
         """Indices in frame `token` of items that must not be tried again."""
@@ -145,7 +139,7 @@ class SeatCounters:
         self.seat = seat
         self._words = board.words
         self._start = seat * SEAT_WORDS
-        self._histograms = [board.times_view(seat, which) for which in range(3)]
+        self._histograms = [board.times(seat, which) for which in range(3)]
         self.row = board.row(seat)
 
     def put(self, word: int, value: int) -> None:
@@ -166,7 +160,7 @@ class SeatCounters:
 
     def record_same(self, which: int, nanoseconds: int, count: int) -> None:
         """Add one time `count` times."""
-        self._histograms[which][histogram.bucket(nanoseconds)] += np.uint64(count)
+        self._histograms[which][histogram.bucket(nanoseconds)] += count
 
     def commit(self, token: int, row: Row) -> None:
         """Make `row` the sums, with the frame `token` counted in."""

@@ -7,10 +7,11 @@ repeated with a higher attempt. See docs/protocol.md.
 from __future__ import annotations
 
 from array import array
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Many: TypeAlias = "npt.NDArray[np.uint64]"
 Tokens: TypeAlias = "list[int] | Many"
@@ -20,8 +21,8 @@ ATTEMPT_ONE = 1 << 16
 ATTEMPT_MASK = 0xFF << 16
 SERIAL_ONE = 1 << 24
 
-_VECTOR = 16
-"""From so many tokens on, numpy is quicker than a loop."""
+_MANY = 64
+"""From so many tokens on, numpy is quicker than a loop; it is not imported before."""
 
 END = SERIAL_ONE | SLOT_MASK
 """Says that no more frames come; owns no slot."""
@@ -42,13 +43,15 @@ def attempt(token: int) -> int:
     return token & ATTEMPT_MASK
 
 
-# Many tokens at a time: a list of few, or an array from `_VECTOR` on, where numpy is quicker.
+# Many tokens at a time: a list of few, or an array from `_MANY` on, where numpy is quicker.
 
 
 def load(words: memoryview, start: int, end: int) -> Tokens:
     """The tokens in the words from `start` to `end`, without the empty words."""
-    if end - start < _VECTOR:
+    if end - start < _MANY:
         return [token for token in words[start:end].tolist() if token]
+    import numpy as np
+
     held: Many = np.frombuffer(words, np.uint64, end - start, start * 8)
     present: Many = held[held != 0]
     return present
@@ -56,8 +59,10 @@ def load(words: memoryview, start: int, end: int) -> Tokens:
 
 def from_bytes(data: bytes) -> Tokens:
     """Tokens as `to_bytes` made them."""
-    if len(data) < 8 * _VECTOR:
+    if len(data) < 8 * _MANY:
         return array("Q", data).tolist()
+    import numpy as np
+
     return np.frombuffer(data, np.uint64)
 
 
@@ -70,6 +75,8 @@ def any_attempt(tokens: Tokens) -> bool:
     """Whether some token has an attempt above 0."""
     if isinstance(tokens, list):
         return any(token & ATTEMPT_MASK for token in tokens)
+    import numpy as np
+
     return bool((tokens & np.uint64(ATTEMPT_MASK)).any())
 
 
@@ -77,6 +84,8 @@ def successors(tokens: Tokens) -> Tokens:
     """The tokens with their next serial."""
     if isinstance(tokens, list):
         return [token + SERIAL_ONE for token in tokens]
+    import numpy as np
+
     following: Many = tokens + np.uint64(SERIAL_ONE)
     return following
 
@@ -87,5 +96,7 @@ def commit(words: memoryview, tokens: Tokens) -> None:
         for token in tokens:
             words[token & SLOT_MASK] = token
     else:
+        import numpy as np
+
         slots = (tokens & np.uint64(SLOT_MASK)).astype(np.intp)
         np.frombuffer(words, np.uint64)[slots] = tokens
