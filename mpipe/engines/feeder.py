@@ -31,8 +31,8 @@ class Sink(Protocol):
     def is_idle(self) -> bool:
         """Whether a part-filled frame should go at once."""
 
-    def may_send(self) -> bool:
-        """Whether now is a good time to send more."""
+    def pause_s(self) -> float:
+        """How long to rest before more is sent, in seconds; 0 to send it now."""
 
     def close(self) -> None:
         """There is no more input."""
@@ -97,7 +97,7 @@ class Feeder:
                 return
 
     def _flush(self) -> None:
-        while not self._sink.may_send() and not self._stopped.wait(0.002):
+        while (pause := self._sink.pause_s()) and not self._stopped.wait(pause):
             pass
         with self._sending:
             self._send(timeout=None)

@@ -301,6 +301,9 @@ RESULTS_AHEAD = 4096
 """Source items that `stream(ordered=True)` may be ahead of the next result, at most."""
 
 
+_WINDOW_S = 0.002
+
+
 class _StreamSink:
     """The feeder's view of the engine."""
 
@@ -319,14 +322,13 @@ class _StreamSink:
     def is_idle(self) -> bool:
         return self._engine._final is None and self._engine._source.is_idle(self._targets)
 
-    def may_send(self) -> bool:
-        if self._window is not None:
-            ahead = self._engine._source.pushed - self.order.next
-            if ahead >= self._window:
-                return False
-        return self._engine._final is not None or not self._engine._source.should_wait(
-            self._targets
-        )
+    def pause_s(self) -> float:
+        engine = self._engine
+        if engine._final is not None:
+            return 0.0
+        if self._window is not None and engine._source.pushed - self.order.next >= self._window:
+            return _WINDOW_S
+        return engine._source.pause_s(self._targets)
 
     def close(self) -> None:
         self._engine.close()

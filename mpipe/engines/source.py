@@ -11,10 +11,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..plan import Plan
+from ..policy.batching import pause_s
 from ..runtime.emitter import Edge
 from ..transport.channel import Channel
 from ..transport.frame import Tag, encode, encode_all
 from ..transport.producer import Producer
+
+_UNKNOWN_S = 0.002
+"""Rest of a source while the service time of busy consumers is unknown, in seconds."""
 
 
 class Wait(NamedTuple):
@@ -77,15 +81,20 @@ class Source:
         self.pushed += count
         return count
 
-    def should_wait(self, targets: Sequence[str]) -> bool:
-        """Whether all targets have enough to do and it is not known yet how long that takes."""
-        edges = [self._edges[name] for name in targets]
-        return all(
-            edge.producer.consumers_are_busy() and not edge.producer.consumer_service_ns()
-            for edge in edges
-        )
+    def pause_s(self, targets: Sequence[str]) -> float:
+        """How long a source may rest, in seconds, because all targets have enough to do."""
+        return min(_pause_s(self._edges[name].producer) for name in targets)
 
     def recover(self) -> None:
         """After an exception from outside (Ctrl-C) somewhere in `send`: finish what it began."""
         for edge in self._edges.values():
             edge.producer.recover()
+
+
+def _pause_s(producer: Producer) -> float:
+    channel, layout = producer.channel, producer.channel.layout
+    service_ns = producer.consumer_service_ns()
+    if not service_ns:  # more frames of one item each would only make it harder
+        return _UNKNOWN_S if producer.consumers_are_busy() else 0.0
+    queued = layout.buffer_items - channel.free.waiting() * layout.unit
+    return pause_s(queued, layout.buffer_items, service_ns, layout.consumers)

@@ -7,11 +7,13 @@ than its share of the buffer, so that each worker can have one frame in hand and
 
 from __future__ import annotations
 
-FRAME_NS = 5_000_000
-"""Service time that a full frame should take its consumer, in nanoseconds."""
+FRAME_NS = 10_000_000
+"""Service time that a full frame should take its consumer at most, in nanoseconds."""
 
 FRAME_BYTES = 1 << 20
 """Size beyond which a frame is sent as it is, in bytes."""
+
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.005, 0.05
 
 
 def fair_share(buffer_items: int, consumers: int) -> int:
@@ -22,10 +24,24 @@ def fair_share(buffer_items: int, consumers: int) -> int:
 def frame_items(service_ns: float, share: int, item_bytes: float) -> int:
     """Items for a frame, from the consumer's mean service time and the mean size of an item.
 
-    An unknown service time (0) gives frames of one item, so that it is soon known.
+    A power of two, so that small changes of the means do not change it: credits come back a frame
+    at a time. An unknown service time (0) gives frames of one item, so that it is soon known.
     """
     if service_ns <= 0:
         return 1
     by_time = FRAME_NS / service_ns
     by_size = FRAME_BYTES / item_bytes if item_bytes > 0 else by_time
-    return int(max(1, min(by_time, by_size, share)))
+    most = int(max(1, min(by_time, by_size, share)))
+    return 1 << most.bit_length() - 1
+
+
+def pause_s(queued: int, buffer_items: int, service_ns: float, consumers: int) -> float:
+    """How long a source may rest while `queued` items wait in front of the consumers, in seconds.
+
+    Not at all, unless three quarters of the buffer are full and that is work for a while. Then it
+    fills the buffer in bursts, instead of being woken for each frame that leaves it.
+    """
+    if queued * 4 < buffer_items * 3:
+        return 0.0
+    rest = queued * service_ns * 1e-9 / consumers / 4
+    return min(rest, _MOST_PAUSE_S) if rest >= _LEAST_PAUSE_S else 0.0
