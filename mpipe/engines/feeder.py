@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from ..errors import Full, MPipeError
+from ..policy.batching import LEAST_PAUSE_S
 
 _LOOK_NS = 50_000
 """How often to look whether the stage is idle, in nanoseconds."""
@@ -43,6 +44,8 @@ class Feeder:
 
     def __init__(self, source: Iterable[Any], sink: Sink) -> None:
         self.error: BaseException | None = None
+        self.resting = False
+        """Whether the stages have enough to do for a while."""
         self._source = source
         self._sink = sink
         self._pending: deque[Any] = deque()
@@ -97,8 +100,10 @@ class Feeder:
                 return
 
     def _flush(self) -> None:
-        while (pause := self._sink.pause_s()) and not self._stopped.wait(pause):
-            pass
+        while (pause := self._sink.pause_s()) and not self._stopped.is_set():
+            self.resting = pause >= LEAST_PAUSE_S
+            self._stopped.wait(pause)
+        self.resting = False
         with self._sending:
             self._send(timeout=None)
 

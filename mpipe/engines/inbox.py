@@ -16,6 +16,8 @@ class Inbox:
     def __init__(self, fds: ChannelFds) -> None:
         self.fd = fds.ready.read_now
         self.ended = False
+        self.was_full = False
+        """Whether somebody had to wait for room in here, as far as was seen."""
         self._channel = Channel(fds)
         self._consumer = Consumer(self._channel, 0, copy=True)
         self._consumer.report_service(1)  # one reader: frames as large as they come
@@ -23,6 +25,7 @@ class Inbox:
     def take(self) -> tuple[Header, list[Any]] | None:
         """The next frame, if there is one; sets `ended` when there will be no more."""
         consumer = self._consumer
+        self.was_full = self.was_full or self.full
         try:
             while not self.ended and (consumer.token or consumer.take()):
                 if consumer.token == END:

@@ -40,6 +40,9 @@ _PATIENCE_S = 0.01
 _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
 """How often to see to a part-filled frame of a slow source, if there is one, if not; in seconds."""
 
+_NAP_S = 0.02
+"""How long results may pile up while the source rests, in seconds."""
+
 _MAX_LETTERS = 10_000
 """Dead letters kept for a caller that does not read them; then the stages that make them wait."""
 
@@ -148,11 +151,11 @@ class ProcessesEngine:
     # Output.
 
     def results(self) -> Iterator[Any]:
-        for _, items in self._frames(_patiently):
+        for _, items in self._frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
             yield from items
 
-    def _frames(self, while_waiting: Callable[[], float]) -> Iterator[tuple[Header, list[Any]]]:
-        """Frames of results until the run ends; `while_waiting` says for how long to wait."""
+    def _frames(self, wait: Callable[[Inbox], None]) -> Iterator[tuple[Header, list[Any]]]:
+        """Frames of results until the run ends; `wait` is called while there is none."""
         inbox = self._results
         assert inbox is not None
         self._reader = threading.get_ident()
@@ -171,7 +174,7 @@ class ProcessesEngine:
                 if inbox.ended and not self._frames_read:
                     return
                 self._link.check()
-                self._link.wait([inbox.fd], while_waiting())
+                wait(inbox)
                 self._collect_letters()
         finally:
             self._reader = None
@@ -180,17 +183,23 @@ class ProcessesEngine:
         sink = _StreamSink(self, RESULTS_AHEAD if ordered else None)
         feeder = Feeder(source, sink)
 
-        def watch_source() -> float:
+        def check_source() -> None:
             if feeder.error is not None:
                 raise feeder.error
-            return _PENDING_S if feeder.nudge() else _NOT_PENDING_S
+
+        def wait(inbox: Inbox) -> None:
+            check_source()
+            if feeder.resting and not inbox.was_full:  # nobody waits: read several frames at once
+                self._link.wait([], _NAP_S)
+            else:
+                self._link.wait([inbox.fd], _PENDING_S if feeder.nudge() else _NOT_PENDING_S)
 
         try:
-            for header, items in self._frames(watch_source):
+            for header, items in self._frames(wait):
                 if ordered:
                     items = sink.order.add(header.origin, header.span, items)
                 yield from items
-            watch_source()
+            check_source()
             self.drain(None)
         finally:
             feeder.stop()
@@ -337,10 +346,6 @@ class _StreamSink:
 def _full(targets: Sequence[str], left: int, items: int) -> str:
     names = " and ".join(map(repr, targets))
     return f"the buffer of stage {names} is full; {left} of {items} items were not accepted"
-
-
-def _patiently() -> float:
-    return _SLICE_S
 
 
 def _abandon(launched: Launched, owner: int) -> None:

@@ -13,7 +13,8 @@ FRAME_NS = 10_000_000
 FRAME_BYTES = 1 << 20
 """Size beyond which a frame is sent as it is, in bytes."""
 
-_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.005, 0.05
+LEAST_PAUSE_S, MOST_PAUSE_S = 0.005, 0.05
+"""Bounds of a source's rest, in seconds: a shorter one is not worth it."""
 
 
 def fair_share(buffer_items: int, consumers: int) -> int:
@@ -44,4 +45,4 @@ def pause_s(queued: int, buffer_items: int, service_ns: float, consumers: int) -
     if queued * 4 < buffer_items * 3:
         return 0.0
     rest = queued * service_ns * 1e-9 / consumers / 4
-    return min(rest, _MOST_PAUSE_S) if rest >= _LEAST_PAUSE_S else 0.0
+    return min(rest, MOST_PAUSE_S) if rest >= LEAST_PAUSE_S else 0.0
