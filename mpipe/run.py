@@ -55,8 +55,9 @@ class Run:
     def results(self) -> Iterator[Any]:
         """Iterate the terminal stages' outputs as they come; ends when the run does.
 
-        Needs `start(results=True)`. Results that nobody reads fill their buffer and then hold the
-        stages back, up to `push`; `drain` raises rather than wait for them for ever.
+        Needs `start(results=True)`. Results that nobody reads fill their buffer (as large as that
+        of the terminal stage) and then hold the stages back, up to `push`; `drain` raises rather
+        than wait for them for ever.
         """
         if not self._has_results:
             raise OptionError("results: start the pipeline with start(results=True) to keep them")

@@ -20,8 +20,8 @@ from ..transport.channel import ChannelFds, create_channel
 from ..transport.counters import board_bytes
 from ..transport.layout import ChannelLayout
 
-RESULTS_BUFFER = 1000
-"""Items that wait for the caller to read them, at most: results, and dead letters."""
+_LETTERS_BUFFER = 1000
+"""Dead letters that wait for the caller to read them, at most."""
 
 _BLAS_THREADS = (
     "OMP_NUM_THREADS",
@@ -93,9 +93,11 @@ def _create(
     )
     results = letters = None
     if options.results:
-        results = channel(RESULTS_BUFFER, 1, len(plan.terminal_seats))
+        ends = [stages[plan.index[name]] for name in plan.graph.terminals]
+        largest = max(stage.buffer_size for stage in ends)
+        results = channel(largest, 1, len(plan.terminal_seats))
     if plan.dead_letter_seats:
-        letters = channel(RESULTS_BUFFER, 1, len(plan.dead_letter_seats))
+        letters = channel(_LETTERS_BUFFER, 1, len(plan.dead_letter_seats))
     board = memory.create_file(board_bytes(plan.seats, len(stages)))
     opened.append(board)
     reports_in, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
