@@ -1,7 +1,8 @@
 """A thread of the caller that pulls an iterable and pushes its items, a frame at a time.
 
 Pulling in a thread lets results flow while the iterable waits for its next item. A part-filled
-frame goes as soon as the stage it is for has nothing to do.
+frame goes as soon as the stage it is for has nothing to do; while all stages have enough to do for
+a while, the thread rests.
 """
 
 from __future__ import annotations
@@ -10,44 +11,47 @@ import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ..errors import Full, MPipeError
 from ..policy.batching import LEAST_PAUSE_S
+from .source import Source
 
 _LOOK_NS = 50_000
 """How often to look whether the stage is idle, in nanoseconds."""
 
+_BEHIND_S = 0.002
+"""How long to rest while the results are too far behind, in seconds."""
 
-class Sink(Protocol):
-    """Where the feeder's items go."""
-
-    def send(self, items: list[Any], timeout: float | None) -> None:
-        """Push items; raises `Full` with those that were not accepted, or the run's failure."""
-
-    def frame_items(self) -> int:
-        """How many items the next frame should have."""
-
-    def is_idle(self) -> bool:
-        """Whether a part-filled frame should go at once."""
-
-    def pause_s(self) -> float:
-        """How long to rest before more is sent, in seconds; 0 to send it now."""
-
-    def close(self) -> None:
-        """There is no more input."""
+Push = Callable[[Sequence[Any], Sequence[str], "float | None"], None]
 
 
 class Feeder:
-    """Feeds `source` to `sink`; `error` is what the iterable raised, if it did."""
+    """Feeds `items` to the stages `targets` through `push`, then calls `close`.
 
-    def __init__(self, source: Iterable[Any], sink: Sink) -> None:
+    `too_far` says that the results are too far behind for more input. `error` is what the iterable
+    raised, if it did; what `push` raises is the run's failure, which the reader of results gets.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Any],
+        source: Source,
+        targets: Sequence[str],
+        push: Push,
+        close: Callable[[], None],
+        too_far: Callable[[], bool],
+    ) -> None:
         self.error: BaseException | None = None
         self.resting = False
         """Whether the stages have enough to do for a while."""
+        self._items = items
         self._source = source
-        self._sink = sink
+        self._targets = targets
+        self._push = push
+        self._close = close
+        self._too_far = too_far
         self._pending: deque[Any] = deque()
         self._sending = threading.Lock()
         self._stopped = threading.Event()
@@ -65,7 +69,8 @@ class Feeder:
 
         Returns whether something is still pending.
         """
-        if self._pending and self._sink.is_idle() and self._sending.acquire(blocking=False):
+        idle = self._pending and self._source.is_idle(self._targets)
+        if idle and self._sending.acquire(blocking=False):
             try:
                 self._send(timeout=0)
             except Full as full:
@@ -78,34 +83,38 @@ class Feeder:
         try:
             self._pull()
             self._flush()
-            self._sink.close()
-        except MPipeError:  # the run has ended; who reads the results learns why
+            if not self._stopped.is_set():
+                self._close()
+        except MPipeError:
             return
         except BaseException as error:
             self.error = error
 
     def _pull(self) -> None:
         pending, look = self._pending, 0
-        for item in self._source:
+        for item in self._items:
             pending.append(item)
             if len(pending) < self._frame_items:
                 now = time.perf_counter_ns()
                 if now < look:
                     continue
                 look = now + _LOOK_NS
-                if not self._sink.is_idle():
+                if not self._source.is_idle(self._targets):
                     continue
             self._flush()
             if self._stopped.is_set():
                 return
 
     def _flush(self) -> None:
-        while (pause := self._sink.pause_s()) and not self._stopped.is_set():
+        while not self._stopped.is_set() and (pause := self._pause_s()):
             self.resting = pause >= LEAST_PAUSE_S
             self._stopped.wait(pause)
         self.resting = False
         with self._sending:
             self._send(timeout=None)
+
+    def _pause_s(self) -> float:
+        return _BEHIND_S if self._too_far() else self._source.pause_s(self._targets)
 
     def _send(self, timeout: float | None) -> None:
         items: list[Any] = []
@@ -113,5 +122,5 @@ class Feeder:
             while True:
                 items.append(self._pending.popleft())
         if items and not self._stopped.is_set():
-            self._sink.send(items, timeout)
-            self._frame_items = self._sink.frame_items()
+            self._push(items, self._targets, timeout)
+            self._frame_items = self._source.frame_items(self._targets)

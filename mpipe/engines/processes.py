@@ -43,6 +43,9 @@ _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
 _NAP_S = 0.02
 """How long results may pile up while the source rests, in seconds."""
 
+_RESULTS_AHEAD = 4096
+"""Source items that an ordered stream may be ahead of the next result, at most."""
+
 _MAX_LETTERS = 10_000
 """Dead letters kept for a caller that does not read them; then the stages that make them wait."""
 
@@ -180,8 +183,13 @@ class ProcessesEngine:
             self._reader = None
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
-        sink = _StreamSink(self, RESULTS_AHEAD if ordered else None)
-        feeder = Feeder(source, sink)
+        order = Reorder() if ordered else None
+
+        def too_far() -> bool:
+            return order is not None and self._source.pushed - order.next >= _RESULTS_AHEAD
+
+        targets = self._plan.graph.sources
+        feeder = Feeder(source, self._source, targets, self.push, self.close, too_far)
 
         def check_source() -> None:
             if feeder.error is not None:
@@ -196,8 +204,8 @@ class ProcessesEngine:
 
         try:
             for header, items in self._frames(wait):
-                if ordered:
-                    items = sink.order.add(header.origin, header.span, items)
+                if order is not None:
+                    items = order.add(header.origin, header.span, items)
                 yield from items
             check_source()
             self.drain(None)
@@ -253,9 +261,8 @@ class ProcessesEngine:
 
     def _check_read(self, unread: Deadline) -> Deadline:
         """Raise, and cancel, when the run waits for results or letters that nobody reads."""
-        here = threading.get_ident()
         stuck = ""
-        if self._results is not None and self._reader in (None, here) and self._results.full:
+        if self._nobody_reads():
             stuck = "results; iterate run.results() to its end before drain(), or in a thread"
         if len(self._letters_read) >= _MAX_LETTERS:
             stuck = "dead letters; iterate run.dead_letters() while the run goes on"
@@ -266,12 +273,19 @@ class ProcessesEngine:
             raise MPipeError(f"drain: the run waits for room, because nobody reads its {stuck}")
         return unread
 
+    def _nobody_reads(self) -> bool:
+        """Whether the results' buffer is full, and no other thread iterates them."""
+        if self._results is None or self._reader not in (None, threading.get_ident()):
+            return False
+        with self._reading:
+            return self._final is None and self._results.full
+
     def cancel(self) -> None:
         self._stop("cancel() was called")
 
     def _stop(self, reason: str) -> None:
         self._link.stop(reason)
-        with contextlib.suppress(BaseException):
+        with contextlib.suppress(Exception):  # the run's failure is raised by what comes next
             self._end()
 
     def _end(self) -> Stats:
@@ -304,43 +318,6 @@ class ProcessesEngine:
             if part is not None:
                 part.close()
         self._finalizer()
-
-
-RESULTS_AHEAD = 4096
-"""Source items that `stream(ordered=True)` may be ahead of the next result, at most."""
-
-
-_WINDOW_S = 0.002
-
-
-class _StreamSink:
-    """The feeder's view of the engine."""
-
-    def __init__(self, engine: ProcessesEngine, window: int | None) -> None:
-        self.order = Reorder()
-        self._engine = engine
-        self._window = window
-        self._targets = engine._plan.graph.sources
-
-    def send(self, items: list[Any], timeout: float | None) -> None:
-        self._engine.push(items, self._targets, timeout)
-
-    def frame_items(self) -> int:
-        return self._engine._source.frame_items(self._targets)
-
-    def is_idle(self) -> bool:
-        return self._engine._final is None and self._engine._source.is_idle(self._targets)
-
-    def pause_s(self) -> float:
-        engine = self._engine
-        if engine._final is not None:
-            return 0.0
-        if self._window is not None and engine._source.pushed - self.order.next >= self._window:
-            return _WINDOW_S
-        return engine._source.pause_s(self._targets)
-
-    def close(self) -> None:
-        self._engine.close()
 
 
 def _full(targets: Sequence[str], left: int, items: int) -> str:
