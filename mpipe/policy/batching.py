@@ -1,13 +1,13 @@
 """How many items a frame should carry; pure arithmetic.
 
-A frame holds as many items as its consumer handles in a few milliseconds, so that the cost of a
+A frame holds as many items as its consumer handles in some milliseconds, so that the cost of a
 hand-over is spread over many cheap items and an expensive item travels alone. It never holds more
 than its share of the buffer, so that each worker can have one frame in hand and one waiting.
 """
 
 from __future__ import annotations
 
-FRAME_NS = 10_000_000
+FRAME_NS = 20_000_000
 """Service time that a full frame should take its consumer at most, in nanoseconds."""
 
 FRAME_BYTES = 1 << 20
