@@ -30,9 +30,9 @@ class WorkerStats:
     restarts: int
     """How often a dead worker was replaced in this seat."""
     cpu: float
-    """CPU time of all processes that sat here, in seconds (sampled about once a second)."""
+    """CPU time of all processes that sat here, in seconds."""
     memory: int
-    """Resident memory of the process, in bytes (sampled about once a second)."""
+    """Resident memory of the process, in bytes."""
     state: str
     """`"starting"`, `"idle"`, `"busy"`, `"blocked"` (no room downstream) or `"finished"`."""
 

@@ -34,6 +34,10 @@ class Link:
         self._open = True
         self._next_pump = 0.0
 
+    @property
+    def coordinator_pid(self) -> int:
+        return self._coordinator.pid
+
     def check(self) -> None:
         """Raise the run's failure, if it is known; cheap enough for every push."""
         now = time.monotonic()

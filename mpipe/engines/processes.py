@@ -241,7 +241,8 @@ class ProcessesEngine:
                 return self._final
             state = self._link.outcome or "running"
             elapsed = time.perf_counter() - self._began
-            return snapshot(self._plan, self._board, self._channels, state, elapsed)
+            pid = self._link.coordinator_pid
+            return snapshot(self._plan, self._board, self._channels, state, elapsed, pid)
 
     # The end.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import psutil
+
 from ..plan import Plan
 from ..stats import EdgeStats, Stats, WorkerStats
 from ..transport import counters
@@ -15,14 +17,22 @@ from .report import StageSums, Times, build_stats
 
 
 def snapshot(
-    plan: Plan, board: Board, channels: Sequence[Channel], state: str, elapsed: float
+    plan: Plan,
+    board: Board,
+    channels: Sequence[Channel],
+    state: str,
+    elapsed: float,
+    coordinator: int = 0,
 ) -> Stats:
-    """The run's numbers now; what was handled is read first, so `in_flight` is never below 0."""
+    """The run's numbers now; what was handled is read first, so `in_flight` is never below 0.
+
+    `coordinator` is the pid of the coordinator while it runs.
+    """
     rows = [board.row(seat) for seat in range(plan.seats)]
     edges = _edges(plan, board, channels)
     stages = [_sums(plan, board, rows, edges, i) for i in range(len(plan.workers))]
     ends = plan.terminal_seats
-    cpu_ns = sum(board.get(seat, counters.CPU_NS) for seat in range(plan.seats))
+    cpu = sum(worker.cpu for stage in stages for worker in stage.workers)
     return build_stats(
         plan.graph.name,
         state,
@@ -36,7 +46,7 @@ def snapshot(
             sum(rows[seat].end_to_end_ns for seat in ends),
             max(rows[seat].end_to_end_max_ns for seat in ends),
         ),
-        (cpu_ns + board.coordinator_cpu_ns) * 1e-9,
+        cpu + usage(coordinator)[0] + board.coordinator_cpu_ns * 1e-9,
     )
 
 
@@ -110,13 +120,27 @@ def _sums(
 
 
 def _worker(board: Board, seat: int) -> WorkerStats:
+    pid = board.get(seat, counters.PID)
+    cpu, memory = usage(pid)
     return WorkerStats(
-        pid=board.get(seat, counters.PID),
+        pid=pid,
         restarts=board.get(seat, counters.RESTARTS),
-        cpu=board.get(seat, counters.CPU_NS) * 1e-9,
-        memory=board.get(seat, counters.RSS_BYTES),
+        cpu=board.get(seat, counters.CPU_NS) * 1e-9 + cpu,
+        memory=memory,
         state=STATES[board.get(seat, counters.STATE)],
     )
+
+
+def usage(pid: int) -> tuple[float, int]:
+    """CPU seconds and resident bytes of a process; nothing if it has ended, or for pid 0."""
+    if not pid:
+        return 0.0, 0
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return times.user + times.system, process.memory_info().rss
+    except psutil.Error:
+        return 0.0, 0
 
 
 def _times(board: Board, seats: Sequence[int], which: int, total_ns: int, max_ns: int) -> Times:

@@ -38,9 +38,6 @@ from .spec import RunSpec
 GRACE_S = 2.0
 """How long a worker may take to tear down after SIGTERM, in seconds."""
 
-SAMPLE_S = 1.0
-"""How often CPU time and memory of the workers are looked at, in seconds."""
-
 
 class Seat:
     """A place for one worker: who sits in it, and what happened to those who did."""
@@ -75,7 +72,6 @@ class Coordinator:
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
-        self._next_sample = time.monotonic() + SAMPLE_S
         self._selector = selectors.DefaultSelector()
         self._watch(caller, self._on_caller)
         self._watch(self._reports, self._on_reports)
@@ -90,10 +86,9 @@ class Coordinator:
         for seat in self._seats:
             self._start(seat)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
-            self._serve(self._next_timer())
+            self._serve(self._next_restart())
             self._restart_due()
             self._advance()
-            self._sample()
         self._on_reports()  # of the last workers
         if self._outcome is None:
             self._outcome = ("drained", None)
@@ -108,13 +103,14 @@ class Coordinator:
             self._stop_workers()
             self._board.put_coordinator_cpu(time.process_time_ns())
 
-    def _serve(self, timeout: float) -> None:
+    def _serve(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
             key.data()
 
-    def _next_timer(self) -> float:
+    def _next_restart(self) -> float | None:
+        """Seconds until then, None if no worker is to be restarted."""
         times = [seat.restart_at for seat in self._seats if seat.restart_at is not None]
-        return max(0.0, min([self._next_sample, *times]) - time.monotonic())
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _tell(self, message: tuple[str, Any]) -> None:
         try:
@@ -158,7 +154,6 @@ class Coordinator:
         seat.cpu_ns += int((usage.ru_utime + usage.ru_stime) * 1e9)
         seat.pid = 0
         self._put(seat, counters.CPU_NS, seat.cpu_ns)
-        self._put(seat, counters.RSS_BYTES, 0)
         self._put(seat, counters.PID, 0)
         if self._board.get(seat.number, counters.DONE):
             seat.finished = True
@@ -289,26 +284,6 @@ class Coordinator:
         for key, _ in poll.select(max(0.0, deadline - time.monotonic())):
             self._on_death(by_fd[key.fd])
         poll.close()
-
-    def _sample(self) -> None:
-        """Look at CPU time and memory of the workers, about once a second."""
-        now = time.monotonic()
-        if now < self._next_sample:
-            return
-        self._next_sample = now + SAMPLE_S
-        import psutil
-
-        for seat in self._seats:
-            if seat.pid:
-                try:
-                    process = psutil.Process(seat.pid)
-                    cpu, rss = process.cpu_times(), process.memory_info().rss
-                except psutil.Error:
-                    continue
-                busy_ns = int((cpu.user + cpu.system) * 1e9)
-                self._put(seat, counters.CPU_NS, seat.cpu_ns + busy_ns)
-                self._put(seat, counters.RSS_BYTES, rss)
-        self._board.put_coordinator_cpu(time.process_time_ns())
 
 
 _STATE_LOST = (
