@@ -49,9 +49,11 @@ def needs_memory(stage: Stage) -> bool:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of `add_stage`: its default, a test of its value, and what the test asks for."""
+    """One option of `add_stage`: a test of its value, and what the test asks for.
 
-    default: Any
+    Defaults are those of `StageSpec`.
+    """
+
     accepts: Callable[[Any], bool]
     expects: str
 
@@ -71,20 +73,18 @@ def _seconds(value: Any) -> bool:
 
 OPTIONS: Mapping[str, Option] = {
     "workers": Option(
-        None,
         lambda value: value is None or _integer(1)(value),
         "a whole number of processes, 1 or more, or None for a share of the cores",
     ),
-    "buffer_size": Option(1000, _integer(1), "a whole number of items, 1 or more"),
-    "drop_on_full": Option(False, _boolean, "True or False"),
+    "buffer_size": Option(_integer(1), "a whole number of items, 1 or more"),
+    "drop_on_full": Option(_boolean, "True or False"),
     "on_error": Option(
-        "raise",
         lambda value: isinstance(value, str) and value in ON_ERROR,
         '"raise", "skip" or "dead_letter"',
     ),
-    "retries": Option(0, _integer(0), "a whole number of further attempts, 0 or more"),
-    "retry_delay": Option(0.0, _seconds, "a number of seconds, 0 or more"),
-    "max_crashes": Option(3, _integer(1), "a whole number of worker deaths, 1 or more"),
+    "retries": Option(_integer(0), "a whole number of further attempts, 0 or more"),
+    "retry_delay": Option(_seconds, "a number of seconds, 0 or more"),
+    "max_crashes": Option(_integer(1), "a whole number of worker deaths, 1 or more"),
 }
 
 

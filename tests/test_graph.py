@@ -244,11 +244,19 @@ def test_a_right_return_value_is_accepted(result: Any) -> None:
     check_result(result)
 
 
-def test_every_option_of_the_schema_is_a_field_with_the_same_default() -> None:
+def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts() -> None:
     spec = make_spec("a", same, "flat", {})
-    assert {name: option.default for name, option in OPTIONS.items()} == {
-        name: getattr(spec, name) for name in OPTIONS
+    defaults = {name: getattr(spec, name) for name in OPTIONS}
+    assert defaults == {
+        "workers": None,
+        "buffer_size": 1000,
+        "drop_on_full": False,
+        "on_error": "raise",
+        "retries": 0,
+        "retry_delay": 0.0,
+        "max_crashes": 3,
     }
+    assert all(OPTIONS[name].accepts(value) for name, value in defaults.items())
     assert all(OPTIONS["on_error"].accepts(value) for value in ON_ERROR)
 
 

@@ -136,6 +136,4 @@ def _start_coordinator(
 def require_linux() -> None:
     """Raise a clear error where the mechanism of this engine does not exist."""
     if not sys.platform.startswith("linux"):
-        raise MPipeError(
-            f'the "processes" engine needs Linux, not {sys.platform}; use engine="inline" here'
-        )
+        raise MPipeError(f'the "processes" engine needs Linux, not {sys.platform}')

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import pickle
 import signal
@@ -47,7 +46,6 @@ def fork_worker(spec: RunSpec, seat: int, private: Iterable[int]) -> int:
         for fd in private:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        gc.enable()
         _live(spec, seat, parent)
         status = 0
     except BaseException:

@@ -218,7 +218,6 @@ class Coordinator:
 
     def _import_numpy(self) -> None:
         """Workers import numpy if they need it; replacements must not each take that time."""
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         importlib.import_module("numpy")
 
     def _frame_in_hand(self, seat: Seat) -> int:

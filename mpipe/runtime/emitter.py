@@ -114,8 +114,7 @@ class Emitter:
         return Tag(now, source.born_ns, source.origin, source.span, 0)
 
     def _emit_with_gaps(self, outputs: list[Any], batch: range, failed: set[int]) -> None:
-        for payload in self._encode(outputs, len(outputs) or 1):
-            del payload  # all of them can travel
+        self._encode(outputs, len(outputs) or 1)  # raises before anything is sent
         start = 0
         for index in batch:
             if index in failed:

@@ -83,10 +83,6 @@ class ChannelLayout:
         """Room for one frame's payload: the largest item, and tables beside it."""
         return _pages(self.max_item_bytes + (1 << 20))
 
-    def slot(self, slot: int) -> int:
-        """Offset of a slot from the start of the slots, in bytes."""
-        return slot * SLOT_BYTES
-
     def spill(self, slot: int) -> int:
         """Offset of a slot's spill in the file, in bytes."""
         return self.words_bytes + self.slots_bytes + slot * self.spill_bytes
