@@ -45,6 +45,8 @@ class Pipeline:
         - `retries` (0): further attempts for an item that raised.
         - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
         - `max_crashes` (3): an item that kills so many workers counts as failed.
+        - `timeout` (None): seconds that the function may be at work on an item, its iterator
+          included, before its worker is killed for it. Not enforced by the inline engine.
         """
         return self._add(name, fn, "flat", options)
 

@@ -71,9 +71,13 @@ def _seconds(value: Any) -> bool:
     return number and 0 <= value < float("inf")
 
 
+def _optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or accepts(value)
+
+
 OPTIONS: Mapping[str, Option] = {
     "workers": Option(
-        lambda value: value is None or _integer(1)(value),
+        _optional(_integer(1)),
         "a whole number of processes, 1 or more, or None for a share of the cores",
     ),
     "buffer_size": Option(_integer(1), "a whole number of items, 1 or more"),
@@ -85,6 +89,10 @@ OPTIONS: Mapping[str, Option] = {
     "retries": Option(_integer(0), "a whole number of further attempts, 0 or more"),
     "retry_delay": Option(_seconds, "a number of seconds, 0 or more"),
     "max_crashes": Option(_integer(1), "a whole number of worker deaths, 1 or more"),
+    "timeout": Option(
+        _optional(lambda value: _seconds(value) and value > 0),
+        "a number of seconds above 0, or None for no limit",
+    ),
 }
 
 
@@ -106,6 +114,7 @@ class StageSpec:
     retries: int = 0
     retry_delay: float = 0.0
     max_crashes: int = 3
+    timeout: float | None = None
 
 
 def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> StageSpec:

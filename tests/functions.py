@@ -1,10 +1,14 @@
-"""Pure functions made of small numbers, to build random graphs of.
+"""Pure functions made of small numbers, to build random graphs of; and poison.
 
 In a module that imports next to nothing, because every worker imports it.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -49,3 +53,25 @@ class Divides:
 
     def __call__(self, item: int) -> bool:
         return item % (self.salt % 4 + 1) != 0
+
+
+def exits(_: Any) -> None:
+    """Ends its process at once."""
+    os._exit(3)
+
+
+def segfaults(_: Any) -> None:
+    """Reads where there is no memory."""
+    ctypes.string_at(0)
+
+
+def hangs_deaf_to_signals(_: Any) -> None:
+    """Never returns, and blocks all signals that can be blocked."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    while True:
+        time.sleep(60)
+
+
+def hangs_with_the_interpreter_locked(_: Any) -> None:
+    """Never returns, and no other Python code of its process runs."""
+    sum(iter(int, 1))

@@ -34,7 +34,9 @@ class Needy(mpipe.Stage):
         self.path = path
 
 
-OPTION_NAMES = "workers, buffer_size, drop_on_full, on_error, retries, retry_delay, max_crashes"
+OPTION_NAMES = (
+    "workers, buffer_size, drop_on_full, on_error, retries, retry_delay, max_crashes, timeout"
+)
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
     ({"workers": 0}, "stage 'a': workers must be a whole number of processes, 1 or more, or None "
@@ -60,6 +62,10 @@ BAD_STAGES: list[tuple[dict[str, Any], str]] = [
         "not '1s'"),
     ({"max_crashes": 0}, "stage 'a': max_crashes must be a whole number of worker deaths, 1 or "
         "more, not 0"),
+    ({"timeout": 0}, "stage 'a': timeout must be a number of seconds above 0, or None for no "
+        "limit, not 0"),
+    ({"timeout": float("inf")}, "stage 'a': timeout must be a number of seconds above 0, or None "
+        "for no limit, not inf"),
     ({"worker": 4}, f"stage 'a': unknown option 'worker'; valid options: {OPTION_NAMES}"),
 ]  # fmt: skip
 
@@ -255,6 +261,7 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
         "retries": 0,
         "retry_delay": 0.0,
         "max_crashes": 3,
+        "timeout": None,
     }
     assert all(OPTIONS[name].accepts(value) for name, value in defaults.items())
     assert all(OPTIONS["on_error"].accepts(value) for value in ON_ERROR)

@@ -24,6 +24,7 @@ class Recorder:
         self.batches: list[list[Any]] = []
         self.letters: list[DeadLetter] = []
         self.messages: list[str] = []
+        self.out = 0
         self._unsendable = unsendable
 
     @property
@@ -35,6 +36,9 @@ class Recorder:
             if output in self._unsendable:
                 raise Unsendable(index, ItemError(f"{output} cannot travel"))
         self.batches.append(outputs.copy())
+
+    def abandon(self) -> int:
+        return self.out
 
     def dead_letter(self, letter: DeadLetter) -> None:
         self.letters.append(letter)
@@ -434,20 +438,49 @@ def test_finish_that_returns_a_wrong_type_fails() -> None:
         kernel.finish()
 
 
-def test_a_condemned_item_is_given_up_without_being_tried() -> None:
+def test_a_refused_item_is_given_up_without_being_tried_and_keeps_what_is_out() -> None:
     tried: list[int] = []
-
-    def fn(item: int) -> list[int]:
-        tried.append(item)
-        return [item]
-
     outlet = Recorder()
-    kernel = Kernel(make_spec("s", fn, "flat", {"on_error": "dead_letter"}), 0, outlet)
-    kernel.run([7, 8, 9], lambda index: "it killed its worker" if index == 1 else None)
-    assert (tried, outlet.outputs) == ([7, 9], [7, 9])
+    outlet.out = 2
+    kernel = Kernel(make_spec("s", tried.append, "flat", {"on_error": "dead_letter"}), 0, outlet)
+    kernel.refuse(8, ItemError("it killed its worker"), 3)
     (letter,) = outlet.letters
-    assert (letter.item, letter.attempts) == (8, 3)
+    assert (tried, letter.item, letter.attempts) == ([], 8, 3)
     assert letter.error == "mpipe.errors.ItemError: it killed its worker"
+    assert (kernel.tally.processed, kernel.tally.failed, kernel.tally.emitted) == (0, 1, 2)
+
+
+class Listener:
+    """A watch that keeps what it is told, with the calls of the function in between."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def enter(self, index: int) -> None:
+        self.told.append(index)
+
+    def pause(self) -> None:
+        self.told.append("pause")
+
+    def resume(self) -> None:
+        self.told.append("resume")
+
+
+def test_a_watch_knows_when_the_function_is_at_work(sleeps: list[float]) -> None:
+    watch = Listener()
+
+    def fn(item: int) -> Iterator[int]:
+        for i in range(2):
+            watch.told.append(f"works on {item}")
+            if item == 5:
+                raise OSError
+            yield i
+
+    kernel = Kernel(make_spec("s", fn, "flat", {"on_error": "skip", "retries": 1}), 0, Recorder())
+    kernel.run([4, 5], watch)
+    first = [0, "works on 4", "pause", "resume", "works on 4", "pause", "resume"]
+    second = [1, "works on 5", "pause", 1, "works on 5", "pause"]
+    assert watch.told == [*first, *second, "pause"]
 
 
 def test_a_batch_knows_which_items_its_outputs_derive_from() -> None:

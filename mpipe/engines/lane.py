@@ -86,7 +86,7 @@ class Lane:
         self._origin = origin
         kernel.position = lambda index: str(origin)
         try:
-            kernel.run(items, self._before_item)
+            kernel.run(items, self)
         except StageError as error:
             raise Halt(error) from None
         finally:
@@ -101,9 +101,6 @@ class Lane:
             failure = StageError(message, name, 0, "", 1, traceback.format_exc())
             failure.__cause__ = error
             raise Halt(failure) from None
-
-    def _before_item(self, index: int) -> None:
-        self._shared.check()
 
     def _count(self) -> None:
         """Add up what became of the items handled last; those of a run cut short stay in flight."""
@@ -139,7 +136,16 @@ class Lane:
         idle_ns = int(elapsed * 1e9) - busy_ns
         return replace(self._sums, busy_ns=busy_ns, idle_ns=idle_ns, workers=(worker,))
 
-    # As the kernel's outlet.
+    # As the kernel's watch and outlet.
+
+    def enter(self, index: int) -> None:
+        self._shared.check()
+
+    def pause(self) -> None:
+        pass
+
+    def resume(self) -> None:
+        pass
 
     def emit(self, outputs: list[Any]) -> None:
         self._shared.check()
@@ -160,6 +166,9 @@ class Lane:
     def dead_letter(self, letter: DeadLetter) -> None:
         payload = encode_letter(letter, self._shared.max_item_bytes)
         self._shared.letters += _copies([payload])
+
+    def abandon(self) -> int:
+        return 0
 
     def log(self, message: str) -> None:
         logger.warning("%s", message)

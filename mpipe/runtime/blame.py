@@ -1,12 +1,15 @@
 """What to conclude from a worker's death; pure, one record per seat.
 
-The first death on a frame blames nobody: the replacement handles the frame carefully, noting each
-item before it is tried. A death while an item is noted is that item's; the unexplained first death
-is put to its account too. An item with `max_crashes` deaths is not tried again.
+The first death on a frame blames nobody, unless the worker had noted its item: the replacement
+handles the frame carefully, item by item, noting each before it is tried. A death while an item is
+noted is that item's; the unexplained first death is put to its account too. An item with
+`max_crashes` deaths is condemned: it is failed without being tried again.
 """
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -16,7 +19,7 @@ MAX_UNEXPLAINED_DEATHS = 20
 
 _FREE_RESTARTS = 2
 _FIRST_DELAY_S = 0.01
-_MAX_DELAY_S = 1.0
+_MAX_DELAY_S = 0.5
 
 
 class Verdict(Enum):
@@ -31,15 +34,32 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Death:
-    """What the seat's words say.
+    """What is known of a death.
 
-    `frame` is the token in hand (0 for none), `item` the index that was noted in it, or None;
-    `in_setup` says that the worker was not ready yet.
+    `frame` is the token in hand (0 for none, `END` while finishing), `item` the index that was
+    noted in it, or None, `settled` how many of its items were done with; `in_setup` says that the
+    worker was not ready yet. `how` puts `exitcode` into words.
     """
 
     frame: int
     item: int | None
     in_setup: bool
+    exitcode: int = 0
+    how: str = ""
+    settled: int = 0
+    excused: bool = False
+    """The coordinator killed it over a limit, but too late: it had got on meanwhile."""
+
+
+@dataclass(frozen=True)
+class Caution:
+    """What a replacement is told: to handle frame `frame` carefully.
+
+    `condemned` has the last death on each item that is not to be tried, by index in the frame.
+    """
+
+    frame: int = 0
+    condemned: Mapping[int, Death] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,7 +70,12 @@ class Record:
     frame: int = 0
     setup_deaths: int = 0
     unexplained: int = 0
+    """Deaths in a row outside of any item, without an item settled in between."""
+    open_account: bool = False
+    """Whether there was such a death that no item has been blamed for."""
+    settled: int = 0
     crashes: dict[int, int] = field(default_factory=dict)
+    condemned: dict[int, Death] = field(default_factory=dict)
 
     def judge(self, death: Death) -> Verdict:
         """Take note of a death and decide."""
@@ -59,21 +84,36 @@ class Record:
             return Verdict.SETUP_FAILS if self.setup_deaths >= MAX_SETUP_DEATHS else Verdict.RESTART
         self.setup_deaths = 0
         if death.frame != self.frame:
-            self.frame, self.unexplained, self.crashes = death.frame, 0, {}
-        if not death.frame:
+            self.frame, self.unexplained, self.open_account = death.frame, 0, False
+            self.crashes, self.condemned = {}, {}
+        elif death.settled > self.settled:
+            self.unexplained = 0
+        self.settled = death.settled
+        if not death.frame or death.excused:
             return Verdict.RESTART
         if death.item is None:
             self.unexplained += 1
+            self.open_account = True
             failed = self.unexplained >= MAX_UNEXPLAINED_DEATHS
             return Verdict.FRAME_FAILS if failed else Verdict.RESTART
-        if death.item not in self.crashes and self.unexplained:
-            self.crashes[death.item] = 1
-            self.unexplained = 0
-        self.crashes[death.item] = self.crashes.get(death.item, 0) + 1
-        if self.crashes[death.item] >= self.max_crashes:
-            del self.crashes[death.item]
-            return Verdict.CONDEMN
-        return Verdict.RESTART
+        return self._blame(death.item, death)
+
+    def _blame(self, item: int, death: Death) -> Verdict:
+        if item not in self.crashes and self.open_account:
+            self.crashes[item] = 1
+            self.open_account = False
+        self.unexplained = 0
+        self.crashes[item] = self.crashes.get(item, 0) + 1
+        if self.crashes[item] < self.max_crashes:
+            return Verdict.RESTART
+        del self.crashes[item]
+        self.condemned[item] = death
+        return Verdict.CONDEMN
+
+    @property
+    def caution(self) -> Caution:
+        """For the replacement."""
+        return Caution(self.frame, dict(self.condemned))
 
     @property
     def delay(self) -> float:
@@ -81,4 +121,17 @@ class Record:
         in_a_row = self.setup_deaths + self.unexplained + sum(self.crashes.values())
         if in_a_row <= _FREE_RESTARTS:
             return 0.0
-        return min(_MAX_DELAY_S, _FIRST_DELAY_S * float(2 ** (in_a_row - _FREE_RESTARTS - 1)))
+        doublings = min(in_a_row - _FREE_RESTARTS - 1, 16)
+        return min(_MAX_DELAY_S, _FIRST_DELAY_S * float(2**doublings))
+
+
+def describe_exit(exitcode: int) -> str:
+    """A process's end in words: its exit code, or the signal that killed it."""
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    hint = " (from outside, or because memory ran out)" if -exitcode == signal.SIGKILL else ""
+    return f"killed by {name}{hint}"

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterable
 
 from ..transport import memory
+from .blame import Caution
 from .functions import reseed
 from .spec import RunSpec
 from .worker import leave, run_worker
@@ -35,7 +36,7 @@ def interpreter(code: str, *args: str) -> list[str]:
     return [sys.executable, *flags, "-c", code, *args, *sys.path]
 
 
-def fork_worker(spec: RunSpec, seat: int, private: Iterable[int]) -> int:
+def fork_worker(spec: RunSpec, seat: int, caution: Caution, private: Iterable[int]) -> int:
     """Fork a worker for a seat; returns its pid. The child closes the descriptors in `private`."""
     parent = os.getpid()
     pid = os.fork()
@@ -46,7 +47,7 @@ def fork_worker(spec: RunSpec, seat: int, private: Iterable[int]) -> int:
         for fd in private:
             with contextlib.suppress(OSError):
                 os.close(fd)
-        _live(spec, seat, parent)
+        _live(spec, seat, caution, parent)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -55,9 +56,9 @@ def fork_worker(spec: RunSpec, seat: int, private: Iterable[int]) -> int:
     return 0
 
 
-def spawn_worker(spec: RunSpec, seat: int) -> int:
+def spawn_worker(spec: RunSpec, seat: int, caution: Caution) -> int:
     """Start a fresh interpreter for a seat; returns its pid."""
-    message = pickle.dumps((spec, seat, os.getpid()))
+    message = pickle.dumps((spec, seat, caution, os.getpid()))
     fd = memory.create_file(len(message))
     try:
         os.write(fd, message)
@@ -73,17 +74,17 @@ def spawn_worker(spec: RunSpec, seat: int) -> int:
 def spawned(fd: str) -> None:
     """What a spawned worker runs."""
     size = os.fstat(int(fd)).st_size
-    spec, seat, parent = pickle.loads(os.pread(int(fd), size, 0))
+    spec, seat, caution, parent = pickle.loads(os.pread(int(fd), size, 0))
     os.close(int(fd))
     for inherited in spec.descriptors():
         os.set_inheritable(inherited, False)
-    _live(spec, seat, parent)
+    _live(spec, seat, caution, parent)
     leave(0)
 
 
-def _live(spec: RunSpec, seat: int, parent: int) -> None:
+def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         leave(1)
     reseed()
-    run_worker(spec, seat)
+    run_worker(spec, seat, caution)

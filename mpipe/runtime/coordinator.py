@@ -25,14 +25,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import WorkerDied
+from ..errors import MPipeError, WorkerDied
 from ..transport import counters, layout
 from ..transport.channel import Channel
 from ..transport.counters import Board
-from ..transport.token import END, plain
+from ..transport.frame import read_header
+from ..transport.token import END, SLOT_MASK, plain
 from . import control
-from .blame import Death, Record, Verdict
+from .blame import Death, Record, Verdict, describe_exit
 from .children import fork_worker, spawn_worker
+from .limits import Kill, Limits
+from .position import describe_frame, describe_position
 from .spec import RunSpec
 
 GRACE_S = 2.0
@@ -49,6 +52,7 @@ class Seat:
         self.pid = 0
         self.pidfd = -1
         self.restart_at: float | None = None
+        self.kill: Kill | None = None
         self.cpu_ns = 0
         self.finished = False
 
@@ -69,6 +73,7 @@ class Coordinator:
             for stage in range(len(self._stages))
             for number in plan.seats_of(stage)
         ]
+        self._limits = Limits(plan, self._board)
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -86,7 +91,8 @@ class Coordinator:
         for seat in self._seats:
             self._start(seat)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
-            self._serve(self._next_restart())
+            self._serve(_earliest(self._next_restart(), self._limits.wait_s()))
+            self._enforce_limits()
             self._restart_due()
             self._advance()
         self._on_reports()  # of the last workers
@@ -155,7 +161,7 @@ class Coordinator:
         seat.pid = 0
         self._put(seat, counters.CPU_NS, seat.cpu_ns)
         self._put(seat, counters.PID, 0)
-        if self._board.get(seat.number, counters.DONE):
+        if self._get(seat, counters.DONE):
             seat.finished = True
         elif self._outcome is None:
             self._replace(seat, os.waitstatus_to_exitcode(status))
@@ -163,7 +169,7 @@ class Coordinator:
     # Workers.
 
     def _start(self, seat: Seat) -> None:
-        seat.restart_at = None
+        seat.restart_at = seat.kill = None
         self._put(seat, counters.STATE, counters.STARTING)
         try:
             if self._spec.start_method == "fork":
@@ -174,9 +180,9 @@ class Coordinator:
                     self._selector.fileno(),
                     self._caller_pidfd,
                 ]
-                seat.pid = fork_worker(self._spec, seat.number, private)
+                seat.pid = fork_worker(self._spec, seat.number, seat.record.caution, private)
             else:
-                seat.pid = spawn_worker(self._spec, seat.number)
+                seat.pid = spawn_worker(self._spec, seat.number, seat.record.caution)
         except OSError:  # out of processes or memory for now
             seat.restart_at = time.monotonic() + 0.1
             return
@@ -184,8 +190,18 @@ class Coordinator:
         self._put(seat, counters.PID, seat.pid)
         self._watch(seat.pidfd, lambda: self._on_death(seat))
 
+    def _get(self, seat: Seat, word: int) -> int:
+        return self._board.get(seat.number, word)
+
     def _put(self, seat: Seat, word: int, value: int) -> None:
         self._board.put(seat.number, word, value)
+
+    def _enforce_limits(self) -> None:
+        for kill in self._limits.look():
+            seat = self._seats[kill.seat]
+            if seat.pid:
+                seat.kill = kill
+                signal.pidfd_send_signal(seat.pidfd, signal.SIGKILL)
 
     def _restart_due(self) -> None:
         now = time.monotonic()
@@ -194,58 +210,74 @@ class Coordinator:
                 self._start(seat)
 
     def _replace(self, seat: Seat, exitcode: int) -> None:
-        token = self._frame_in_hand(seat)
-        item = self._board.get(seat.number, counters.ITEM)
-        in_setup = self._board.get(seat.number, counters.STATE) == counters.STARTING
-        verdict = seat.record.judge(Death(token, item - 1 if item else None, in_setup))
-        unfinished = plain(self._board.get(seat.number, counters.COMMITTED)) != END
-        stateful = self._board.get(seat.number, counters.STATEFUL) and not in_setup and unfinished
-        if stateful or verdict in (Verdict.SETUP_FAILS, Verdict.FRAME_FAILS):
-            self._fail(seat, exitcode, _reason(verdict) if not stateful else _STATE_LOST)
-            return
-        if verdict is Verdict.CONDEMN and (
-            self._stages[seat.stage].on_error == "raise"
-            or not self._board.condemn(seat.number, token, item - 1)
-        ):
-            self._fail(seat, exitcode, f"an item killed it {seat.record.max_crashes} times")
-            return
-        self._import_numpy()
-        self._put(seat, counters.ITEM, 0)
-        self._put(seat, counters.CAREFUL, token)
-        self._put(seat, counters.RESTARTS, self._board.get(seat.number, counters.RESTARTS) + 1)
-        seat.restart_at = time.monotonic() + seat.record.delay
-        self._restart_due()
+        death = self._examine(seat, exitcode)
+        verdict = seat.record.judge(death)
+        condemned = verdict is Verdict.CONDEMN
+        if self._loses_state(seat, death):
+            self._fail(seat, death, _STATE_LOST)
+        elif verdict in _FATAL or (condemned and self._stages[seat.stage].on_error == "raise"):
+            self._fail(seat, death, _reason(verdict, seat.record))
+        else:
+            self._import_numpy()
+            self._put(seat, counters.ITEM, 0)
+            self._put(seat, counters.DUE_NS, 0)
+            self._put(seat, counters.RESTARTS, self._get(seat, counters.RESTARTS) + 1)
+            seat.restart_at = time.monotonic() + seat.record.delay
+            self._restart_due()
 
     def _import_numpy(self) -> None:
         """Workers import numpy if they need it; replacements must not each take that time."""
         importlib.import_module("numpy")
 
+    def _examine(self, seat: Seat, exitcode: int) -> Death:
+        """What the dead worker's words say."""
+        item, kill, how, excused = self._get(seat, counters.ITEM), seat.kill, "", False
+        if kill is not None and exitcode == -signal.SIGKILL:
+            how, excused = kill.how, kill.words != self._limits.words(seat.number)
+        return Death(
+            frame=self._frame_in_hand(seat),
+            item=item - 1 if item else None,
+            in_setup=self._get(seat, counters.STATE) == counters.STARTING,
+            exitcode=exitcode,
+            how=how or describe_exit(exitcode),
+            settled=self._board.row(seat.number).settled,
+            excused=excused,
+        )
+
     def _frame_in_hand(self, seat: Seat) -> int:
         """The token of the frame the seat holds and has not counted yet, or 0."""
         channel = self._channels[seat.stage]
-        index = seat.number - self._plan.first_seat[seat.stage]
-        token = plain(channel.words[channel.layout.consumer(index) + layout.IN_HAND])
-        committed = plain(self._board.get(seat.number, counters.COMMITTED))
-        return 0 if token in (END, committed) else token
+        token = plain(channel.words[channel.layout.consumer(self._index(seat)) + layout.IN_HAND])
+        return 0 if token == plain(self._get(seat, counters.COMMITTED)) else token
 
-    def _fail(self, seat: Seat, exitcode: int, reason: str) -> None:
-        name = self._stages[seat.stage].name
-        worker = seat.number - self._plan.first_seat[seat.stage]
-        how = f"exit code {exitcode}"
-        if exitcode < 0:
-            how = f"killed by {signal.Signals(-exitcode).name}"
-        message = f"a worker of stage {name!r} (worker {worker}) died, {how}: {reason}"
-        if origin := self._position(seat):
-            message += f"; it was working on {origin}"
-        error = WorkerDied(message, name, worker, exitcode)
+    def _index(self, seat: Seat) -> int:
+        """The seat's place in its pool."""
+        return seat.number - self._plan.first_seat[seat.stage]
+
+    def _loses_state(self, seat: Seat, death: Death) -> bool:
+        unfinished = plain(self._get(seat, counters.COMMITTED)) != END
+        return bool(self._get(seat, counters.STATEFUL)) and not death.in_setup and unfinished
+
+    def _fail(self, seat: Seat, death: Death, reason: str) -> None:
+        name, worker = self._stages[seat.stage].name, self._index(seat)
+        message = f"a worker of stage {name!r} (worker {worker}) died, {death.how}: {reason}"
+        if position := self._position(seat, death):
+            message += f"; it was working on {position}"
+        error = WorkerDied(message, name, worker, death.exitcode)
         self._outcome = ("failed", pickle.dumps((error, None)))
 
-    def _position(self, seat: Seat) -> str:
-        if not self._board.get(seat.number, counters.HOLDING):
+    def _position(self, seat: Seat, death: Death) -> str:
+        """What the dead worker had in hand, as far as it can be told."""
+        if death.frame in (0, END):
             return ""
-        origin = self._board.get(seat.number, counters.ORIGIN)
-        last = origin + max(1, self._board.get(seat.number, counters.SPAN)) - 1
-        return f"source item {origin}" if last == origin else f"source items {origin} to {last}"
+        try:
+            slot = self._channels[seat.stage].slot(death.frame & SLOT_MASK)
+            header, _ = read_header(slot, death.frame)
+        except MPipeError:  # the token was a double: the slot is another's
+            return ""
+        if death.item is None:
+            return describe_frame(header)
+        return describe_position(header, death.item)
 
     # Ends.
 
@@ -285,16 +317,30 @@ class Coordinator:
         poll.close()
 
 
+def _earliest(*seconds: float | None) -> float | None:
+    return min((wait for wait in seconds if wait is not None), default=None)
+
+
 _STATE_LOST = (
     "what its stage remembered is lost with it, so the results would be wrong "
     "(the stage overrides finish() or is stateful)"
 )
 
 
-def _reason(verdict: Verdict) -> str:
+_FATAL = (Verdict.SETUP_FAILS, Verdict.FRAME_FAILS)
+
+
+def _reason(verdict: Verdict, record: Record) -> str:
+    if verdict is Verdict.CONDEMN:
+        return f"an item killed it {record.max_crashes} times"
     if verdict is Verdict.SETUP_FAILS:
         return "workers of this stage die again and again while they are set up"
-    return "workers die again and again on the same frame, outside of the stage's function"
+    if record.frame == END:
+        return "workers die again and again in finish()"
+    return (
+        "workers die again and again on the same items, outside of the stage's function "
+        "(while they are unpickled, or what came of them is sent on)"
+    )
 
 
 def main(fd: int) -> None:

@@ -97,7 +97,6 @@ class Emitter:
             self._letters_to_skip = letters - row.dead_lettered
 
     def emit(self, outputs: list[Any]) -> None:
-        self._seat.put(counters.ITEM, 0)  # from here on a death is not the item's fault
         batch, failed = self.batch()
         if self._ordered and not failed.isdisjoint(batch):
             self._emit_with_gaps(outputs, batch, failed)
@@ -139,7 +138,7 @@ class Emitter:
             start = 0
             for payload in frames[edge.frame_items]:
                 part = outputs[start : start + payload.items]
-                self._send(edge, part, payload, _shift(tag, start, len(part)))
+                self._send(edge, part, payload, part_of(tag, start, len(part)))
                 start += payload.items
 
     def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
@@ -162,10 +161,22 @@ class Emitter:
                 return
             if got < len(items):
                 payload = encode(items[start : start + got], self._max_item_bytes)
-            producer.publish(payload, _shift(tag, start, got))
+            producer.publish(payload, part_of(tag, start, got))
             edge.adapt(payload)
             self.flush_items = max(edge.frame_items for edge in self._edges)
             start += got
+
+    def abandon(self) -> int:
+        """The item to come gives nothing more; what of it is out on some edge counts as emitted.
+
+        What another edge has not had of that is dropped there. So the ledger is whole again, also
+        if this process dies in here.
+        """
+        out = max((edge.skip for edge in self._edges), default=0)
+        for edge in self._edges:
+            edge.producer.drop(out - edge.skip)
+            edge.skip = 0
+        return out
 
     def _gather(self, edge: Edge, items: int) -> int:
         """Credits for a good part of the items, for at least one."""
@@ -201,7 +212,7 @@ def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
         return encode([replace(letter, item=None, error=note)], max_item_bytes)
 
 
-def _shift(tag: Tag, start: int, items: int) -> Tag:
+def part_of(tag: Tag, start: int, items: int) -> Tag:
     """The tag of a part of a frame."""
     if not tag.exact:
         return tag

@@ -27,9 +27,6 @@ from ..transport.frame import Unsendable as Unsendable
 FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
 
-Careful = Callable[[int], "str | None"]
-"""Called before each item of a frame that a worker died on; returns why to give the item up."""
-
 
 class Stopped(BaseException):
     """Raised in a worker by the signal that ends it; user code should let it pass."""
@@ -51,8 +48,24 @@ class Outlet(Protocol):
     def dead_letter(self, letter: DeadLetter) -> None:
         """Hand a given-up item to the caller."""
 
+    def abandon(self) -> int:
+        """The item to come gives nothing more: returns how many outputs of it are out already."""
+
     def log(self, message: str) -> None:
         """Tell the caller's log about a skipped item."""
+
+
+class Watch(Protocol):
+    """Told when the function is at work on an item, and when it is not."""
+
+    def enter(self, index: int) -> None:
+        """An attempt at the item begins."""
+
+    def pause(self) -> None:
+        """Not the function, but what comes between: a wait for room, or before a retry."""
+
+    def resume(self) -> None:
+        """The function goes on with the item it was at."""
 
 
 @dataclass
@@ -81,6 +94,7 @@ class Kernel:
         self.stage: Stage | None = None
         self._fn: Callable[[Any], Any] = spec.fn
         self._outputs: list[Any] = []
+        self._watch: Watch | None = None
         self._reset([])
 
     def _reset(self, items: Sequence[Any]) -> None:
@@ -136,16 +150,18 @@ class Kernel:
             except (Exception, SystemExit) as error:
                 raise self._error("could not be torn down", error) from error
 
-    def run(self, items: Sequence[Any], careful: Careful | None = None) -> None:
+    def run(self, items: Sequence[Any], watch: Watch | None = None) -> None:
         """Handle the items of one frame; raises `StageError` if one fails under "raise"."""
         self._reset(items)
+        self._watch = watch
         outputs, outlet, apply = self._outputs, self.outlet, self._applier()
         clock, collect, end = time.perf_counter_ns, self.durations.append, self._ends.append
         last, waited = clock(), outlet.waited_ns
         for index, item in enumerate(items):
             try:
-                if careful is None or not self._condemned(index, careful):
-                    apply(item, 0)
+                if watch is not None:
+                    watch.enter(index)
+                apply(item, 0)
             except (Exception, SystemExit) as error:
                 self._retry(index, error)
             end(len(outputs))
@@ -159,9 +175,20 @@ class Kernel:
         self.tally.processed = len(items) - self.tally.failed
         self._items = ()  # so that arrays in shared memory can be let go
 
+    def refuse(self, item: Any, error: BaseException, attempts: int) -> None:
+        """Give up an item that is not to be tried again, as a frame of its own."""
+        self._reset([item])
+        self._watch = None
+        self._give_up(0, error, attempts)
+        self.tally.emitted = self.outlet.abandon()
+        self._ends.append(0)
+        self._flush()
+        self._items = ()
+
     def finish(self) -> None:
         """Emit what the stage kept; raises `StageError` when its `finish` fails."""
         self._reset([])
+        self._watch = None
         if self.stage is not None:
             try:
                 self._take(self.stage.finish(), 0)
@@ -215,6 +242,8 @@ class Kernel:
             now = clock()
             if len(outputs) >= self.outlet.flush_items or now - self._last_flush > FLUSH_NS:
                 self._flush()
+                if self._watch is not None:
+                    self._watch.resume()
             quick = (now - start) * 4 < FLUSH_NS
             size = min(size * 2, self.outlet.flush_items) if quick else max(1, size // 2)
         self._given = 0
@@ -223,24 +252,24 @@ class Kernel:
 
     def _retry(self, index: int, error: BaseException) -> None:
         """Try an item again as often as the stage allows, then give it up."""
-        attempt = 1
-        while attempt <= self.spec.retries and not isinstance(error, ItemError):
+        attempt, watch = 1, self._watch
+        while True:
+            if watch is not None:
+                watch.pause()
+            if attempt > self.spec.retries or isinstance(error, ItemError):
+                break
             attempt += 1
             self.tally.retried += 1
             time.sleep(delay_before(attempt, self.spec.retry_delay))
             try:
+                if watch is not None:
+                    watch.enter(index)
                 self._applier()(self._items[index], self._given)
                 return
             except (Exception, SystemExit) as again:
                 error = again
         self._given = 0
         self._give_up(index, error, attempt)
-
-    def _condemned(self, index: int, careful: Careful) -> bool:
-        reason = careful(index)
-        if reason is not None:
-            self._give_up(index, ItemError(reason), self.spec.max_crashes)
-        return reason is not None
 
     def _give_up(self, index: int, error: BaseException, attempts: int) -> None:
         if index in self._failed:
@@ -280,6 +309,8 @@ class Kernel:
     def _flush(self) -> None:
         """Hand the collected outputs on; an item with an output that cannot travel fails."""
         outputs, aborted = self._outputs, None
+        if self._watch is not None:
+            self._watch.pause()
         while True:
             try:
                 self.outlet.emit(outputs)

@@ -2,7 +2,8 @@
 
 For each frame, in order: (1) take it and return its credits; (2) run the kernel over its items,
 which publishes outputs as it goes; (3) record times, commit the counters; (4) release the slot.
-A replacement finds in its seat's words how far the dead worker came and carries on from there.
+A replacement finds in its seat's words how far the dead worker came and carries on from there. It
+handles the frame in hand item by item, as if each were a frame of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from ..errors import StageError
+from ..errors import StageError, WorkerDied
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.consumer import Consumer
@@ -26,22 +27,26 @@ from ..transport.counters import Board, Row, SeatCounters
 from ..transport.frame import Header, Tag
 from ..transport.producer import Producer
 from ..transport.token import END
-from .emitter import Edge, Emitter
+from .blame import Caution, Death
+from .emitter import Edge, Emitter, part_of
 from .functions import load_function
 from .kernel import Kernel, Stopped
+from .noting import Noting
+from .position import describe_frame, describe_position
 from .reports import Reporter
 from .spec import RunSpec
 
 
 class Worker:
-    """The process in seat number `seat` of the run."""
+    """The process in seat number `seat` of the run; `caution` is what those before it died on."""
 
-    def __init__(self, spec: RunSpec, seat: int, reporter: Reporter) -> None:
+    def __init__(self, spec: RunSpec, seat: int, caution: Caution, reporter: Reporter) -> None:
         plan = spec.plan
         stage = plan.stage_of(seat)
         self._index = seat - plan.first_seat[stage]
         self._options = plan.graph.stages[stage]
         self._function = spec.functions[stage]
+        self._caution = caution
         self._is_terminal = seat in plan.terminal_seats
         self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
         self._counters = SeatCounters(self._board, seat)
@@ -59,6 +64,9 @@ class Worker:
             spec.ordered_results,
         )
         self._kernel: Kernel | None = None
+        self._noting = Noting(self._counters, self._options.timeout)
+        always = self._options.timeout is not None or self._options.max_crashes == 1
+        self._watch = self._noting if always else None
         self._service_ns = 0.0
         self._idle_ns = 0
 
@@ -102,7 +110,7 @@ class Worker:
             now = time.perf_counter_ns()
             self._emitter.begin(Tag(now, now, 0, 0, 0))
             kernel.finish()
-            self._commit(kernel, END, None, now)
+            self._counters.commit(END, self._add_up(kernel, None, now))
         self._counters.enter(counters.FINISHED)
         self._counters.put(counters.DONE, 1)
 
@@ -121,40 +129,60 @@ class Worker:
     def _handle(self, kernel: Kernel, header: Header) -> None:
         taken, put, token = time.perf_counter_ns(), self._counters.put, self._consumer.token
         put(counters.HOLDING, header.items)
-        put(counters.ORIGIN, header.origin)
-        put(counters.SPAN, header.span)
-        self._emitter.begin(header.tag)
-        kernel.position = lambda index: describe_position(header, index)
-        kernel.run(self._load(), self._careful(token))
-        put(counters.ITEM, 0)
-        self._commit(kernel, token, header, taken)
+        items = self._load(header)
+        if self._caution.frame == token and items:
+            self._handle_carefully(kernel, header, items, taken)
+        else:
+            self._emitter.begin(header.tag)
+            kernel.position = lambda index: describe_position(header, index)
+            self._noting.first = 0
+            kernel.run(items, self._watch)
+            self._counters.commit(token, self._add_up(kernel, header, taken))
         put(counters.HOLDING, 0)
 
-    def _load(self) -> list[Any]:
+    def _handle_carefully(
+        self, kernel: Kernel, header: Header, items: list[Any], taken: int
+    ) -> None:
+        """Handle a frame that a worker died on: item by item, each counted as soon as it is done.
+
+        Where a worker's memory goes with its frames, they are counted whole.
+        """
+        seat, token = self._counters, self._consumer.token
+        before, row = seat.committed, seat.row
+        for index in range(row.settled, len(items)):
+            self._emitter.begin(part_of(header.tag, index, 1))
+            kernel.position = _always(describe_position(header, index))
+            if death := self._caution.condemned.get(index):
+                kernel.refuse(items[index], self._blame(death), self._options.max_crashes)
+            else:
+                self._noting.first = index
+                kernel.run(items[index : index + 1], self._noting)
+            row = self._add_up(kernel, header, taken, row)
+            if not kernel.stateful and index + 1 < len(items):
+                seat.commit(before, row._replace(settled=index + 1))
+                seat.put(counters.HOLDING, len(items) - index - 1)
+        seat.commit(token, row._replace(settled=0))
+
+    def _blame(self, death: Death) -> WorkerDied:
+        times = self._options.max_crashes
+        reason = f"it killed its worker {times} times"
+        message = f"{reason} (worker {self._index}; the last time: {death.how})"
+        return WorkerDied(message, self._options.name, self._index, death.exitcode)
+
+    def _load(self, header: Header) -> list[Any]:
         try:
             return self._consumer.load()
         except Exception as error:
-            raise self.error("could not unpickle its input", error) from error
+            what = f"could not unpickle {describe_frame(header)}"
+            raise self.error(what, error, describe_frame(header)) from error
 
-    def _careful(self, token: int) -> Callable[[int], str | None] | None:
-        """From the second attempt at a frame on, say which item is in hand."""
-        seat, board = self._counters.seat, self._board
-        if board.get(seat, counters.CAREFUL) != token:
-            return None
-        condemned = board.condemned(seat, token)
-
-        def before(index: int) -> str | None:
-            if index in condemned:
-                return f"it killed its worker {self._options.max_crashes} times"
-            self._counters.put(counters.ITEM, index + 1)
-            return None
-
-        return before
-
-    def _commit(self, kernel: Kernel, token: int, header: Header | None, taken: int) -> None:
-        """Record times, then make the frame's counts part of the sums with one store."""
+    def _add_up(
+        self, kernel: Kernel, header: Header | None, taken: int, old: Row | None = None
+    ) -> Row:
+        """Record the times of what the kernel did; returns the sums with its counts."""
         now = time.perf_counter_ns()
-        seat, tally, durations, old = self._counters, kernel.tally, kernel.durations, self._row
+        seat, tally, durations = self._counters, kernel.tally, kernel.durations
+        old = old or seat.row
         items = len(durations)
         service, longest = sum(durations), max(durations, default=0)
         waited = max(0, taken - header.put_ns) if header and items else 0
@@ -165,7 +193,9 @@ class Worker:
             if self._is_terminal:
                 seat.record_same(counters.END_TO_END, age, items)
             self._report_service(service / items)
-        row = Row(
+        idle, self._idle_ns = self._idle_ns, 0
+        blocked, self._emitter.waited_ns = self._emitter.waited_ns, 0
+        return Row(
             old.processed + tally.processed,
             old.failed + tally.failed,
             old.dead_lettered + tally.dead_lettered,
@@ -177,27 +207,21 @@ class Worker:
             max(old.wait_max_ns, waited),
             old.end_to_end_ns + age * items,
             max(old.end_to_end_max_ns, age),
-            old.idle_ns + self._idle_ns,
-            old.blocked_ns + self._emitter.waited_ns,
+            old.idle_ns + idle,
+            old.blocked_ns + blocked,
         )
-        seat.commit(token, row)
-        self._idle_ns = self._emitter.waited_ns = 0
-
-    @property
-    def _row(self) -> Row:
-        return self._counters.row
 
     def _report_service(self, mean_ns: float) -> None:
         known = self._service_ns
         self._service_ns = mean_ns if not known else known + (mean_ns - known) / 4
         self._consumer.report_service(int(self._service_ns))
 
-    def error(self, what: str, error: BaseException) -> StageError:
+    def error(self, what: str, error: BaseException, position: str = "") -> StageError:
         """A failure of the worker itself, for the caller."""
         name, index = self._options.name, self._index
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         message = f"stage {name!r} (worker {index}) {what}: {type(error).__name__}: {error}"
-        return StageError(message, name, index, "", 1, trace)
+        return StageError(message, name, index, position, 1, trace)
 
 
 def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
@@ -218,24 +242,17 @@ def _dead_letters(spec: RunSpec, seat: int) -> Edge | None:
     return Edge(Producer(Channel(spec.dead_letters), index), drop_on_full=False)
 
 
-def describe_position(header: Header, index: int) -> str:
-    """Name an item by the source item, or items, that it derives from."""
-    if header.exact:
-        return f"source item {header.origin + index}"
-    if header.span == 1:
-        return f"an item from source item {header.origin}"
-    if header.span == 0:
-        return "an item from finish()"
-    return f"an item from source items {header.origin} to {header.origin + header.span - 1}"
+def _always(position: str) -> Callable[[int], str]:
+    return lambda index: position
 
 
-def run_worker(spec: RunSpec, seat: int) -> None:
+def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
     """The life of a worker, until its stage is finished or a signal stops it."""
     worker = None
     try:
         signal.signal(signal.SIGTERM, _stop)
         reporter = Reporter(spec.reports, seat)
-        worker = Worker(spec, seat, reporter)
+        worker = Worker(spec, seat, caution, reporter)
         try:
             worker.recover()
             worker.open()

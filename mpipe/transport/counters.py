@@ -19,12 +19,10 @@ from . import memory
 from .token import ATTEMPT_ONE, plain
 
 # Words of the worker.
-COMMITTED, HOLDING, ITEM, STATE, SINCE, DONE, STATEFUL, ORIGIN, SPAN = range(9)
+COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
 # Words of the coordinator.
-PID, RESTARTS, CAREFUL, CONDEMNED_IN, CONDEMNED_COUNT, CPU_NS = range(12, 18)
-CONDEMNED = 20
-MAX_CONDEMNED = 12
-_ROWS = CONDEMNED + MAX_CONDEMNED
+PID, RESTARTS, CPU_NS = range(12, 15)
+_ROWS = 20
 
 STARTING, IDLE, BUSY, BLOCKED, FINISHED = range(5)
 STATES = ("starting", "idle", "busy", "blocked", "finished")
@@ -49,6 +47,8 @@ class Row(NamedTuple):
     end_to_end_max_ns: int = 0
     idle_ns: int = 0
     blocked_ns: int = 0
+    settled: int = 0
+    """Items of the frame in hand that are counted already, where it is handled item by item."""
 
 
 _ROW_WORDS = len(Row())
@@ -89,23 +89,6 @@ class Board:
         """One of the seat's histograms."""
         start = seat * SEAT_WORDS + _HISTOGRAMS + which * histogram.BUCKETS
         return self.words[start : start + histogram.BUCKETS]
-
-    def condemned(self, seat: int, token: int) -> set[int]:
-        """Indices in frame `token` of items that must not be tried again."""
-        if self.get(seat, CONDEMNED_IN) != token:
-            return set()
-        start = seat * SEAT_WORDS + CONDEMNED
-        return set(self.words[start : start + self.get(seat, CONDEMNED_COUNT)].tolist())
-
-    def condemn(self, seat: int, token: int, index: int) -> bool:
-        """Add an item to those; False if there is no room for another one. Coordinator only."""
-        known = self.condemned(seat, token)
-        if len(known) >= MAX_CONDEMNED:
-            return False
-        self.put(seat, CONDEMNED + len(known), index)
-        self.put(seat, CONDEMNED_COUNT, len(known) + 1)
-        self.put(seat, CONDEMNED_IN, token)
-        return True
 
     def refuse(self, stage: int, dead_lettered: bool) -> None:
         """Count a pushed item that cannot travel as failed at its stage. Caller only."""
@@ -150,9 +133,14 @@ class SeatCounters:
         self._words[self._start + STATE] = state
         self._words[self._start + SINCE] = time.perf_counter_ns()
 
+    @property
+    def committed(self) -> int:
+        """The token of the last frame that was counted."""
+        return plain(self._words[self._start + COMMITTED])
+
     def is_committed(self, token: int) -> bool:
         """Whether the frame `token` has been counted."""
-        return plain(self._words[self._start + COMMITTED]) == token
+        return self.committed == token
 
     def record(self, which: int, nanoseconds: Sequence[int]) -> None:
         """Add times to a histogram."""
@@ -163,7 +151,10 @@ class SeatCounters:
         self._histograms[which][histogram.bucket(nanoseconds)] += count
 
     def commit(self, token: int, row: Row) -> None:
-        """Make `row` the sums, with the frame `token` counted in."""
+        """Make `row` the sums, with the frame `token` counted in.
+
+        With the token of the frame before, for sums with a part of the frame in hand.
+        """
         number = 1 - _row_number(self._words[self._start + COMMITTED])
         index = self._start + _ROWS + _ROW_WORDS * number
         self._words[index : index + _ROW_WORDS] = memoryview(array("Q", row))

@@ -1,0 +1,242 @@
+"""Items that kill or hang their worker are failed alone; what is around them comes through once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from functions import exits, hangs_deaf_to_signals, hangs_with_the_interpreter_locked, segfaults
+from helpers import wait_until
+
+import mpipe
+
+POISONS: list[tuple[Callable[[Any], None], str]] = [
+    (exits, "exit code 3"),
+    (segfaults, "killed by SIGSEGV"),
+    (hangs_deaf_to_signals, "killed at its timeout of 0.2 s"),
+    (hangs_with_the_interpreter_locked, "killed at its timeout of 0.2 s"),
+]
+
+
+def in_one_frame(
+    pipeline: mpipe.Pipeline, items: list[Any], **options: Any
+) -> tuple[list[Any], mpipe.Stats, list[mpipe.DeadLetter]]:
+    """Run `items` through in one frame, after enough zeros for the frame sizes to grow."""
+    with pipeline.start(results=True, **options) as run:
+        source: Any = run._engine
+        names = pipeline.graph.sources
+        zeros = 0
+        while source._source.frame_items(names) < len(items):
+            run.push(0)
+            zeros += 1
+            time.sleep(0.001)
+        run.push(*items)
+        run.close()
+        outputs = list(run.results())
+        stats = run.drain()
+        letters = list(run.dead_letters())
+    for _ in range(zeros):
+        outputs.remove(0)
+    return outputs, stats, letters
+
+
+@pytest.mark.parametrize("on_error", ["skip", "dead_letter"])
+@pytest.mark.parametrize(("poison", "how"), POISONS, ids=[fn.__name__ for fn, _ in POISONS])
+def test_poison_items_anywhere_in_a_frame_are_failed_alone(
+    poison: Callable[[Any], None], how: str, on_error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = (1, 7, 16)  # the first, one in the middle, the last
+
+    def work(x: int) -> int:
+        if x in bad:
+            poison(x)
+        return x
+
+    pipeline = mpipe.Pipeline().add_map(
+        "work", work, workers=1, on_error=on_error, max_crashes=2, timeout=0.2
+    )
+    outputs, stats, letters = in_one_frame(pipeline, list(range(1, 17)))
+    assert sorted(outputs) == [x for x in range(1, 17) if x not in bad]
+    work_stats = stats.stages["work"]
+    assert (work_stats.failed, work_stats.restarts) == (3, 6)
+    assert work_stats.received == work_stats.processed + work_stats.failed
+    reason = f"it killed its worker 2 times (worker 0; the last time: {how})"
+    if on_error == "skip":
+        logged = [record.getMessage() for record in caplog.records]
+        assert len(logged) == 3
+        assert all("stage 'work' (worker 0) failed on source item" in line for line in logged)
+        assert all(reason in line for line in logged)
+    else:
+        first = stats.edges[0].emitted - 16
+        assert [(letter.item, letter.position) for letter in letters] == [
+            (x, f"source item {first + x - 1}") for x in bad
+        ]
+        assert {letter.error for letter in letters} == {f"mpipe.errors.WorkerDied: {reason}"}
+        assert {(letter.stage, letter.attempts) for letter in letters} == {("work", 2)}
+
+
+@pytest.mark.parametrize(("poison", "how"), POISONS, ids=[fn.__name__ for fn, _ in POISONS])
+def test_under_raise_a_poison_item_fails_the_run_by_its_name(
+    poison: Callable[[Any], None], how: str
+) -> None:
+    pipeline = mpipe.Pipeline().add_map(
+        "work", lambda x: poison(x) if x == 5 else x, workers=1, max_crashes=2, timeout=0.2
+    )
+    with pytest.raises(mpipe.WorkerDied) as died:
+        list(pipeline.run(range(10)))
+    assert str(died.value) == (
+        f"a worker of stage 'work' (worker 0) died, {how}: an item killed it 2 times; "
+        f"it was working on source item 5"
+    )
+    assert (died.value.stage, died.value.worker) == ("work", 0)
+    assert died.value.exitcode == {"exit": 3, "SIGS": -11, "at i": -9}.get(
+        how.removeprefix("killed ").removeprefix("by ")[:4], 0
+    )
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_more_poison_items_than_harmless_ones_in_a_frame(start_method: str) -> None:
+    pipeline = mpipe.Pipeline().add_map(
+        "work",
+        lambda x: (x % 5 and exits(x)) or x,
+        workers=1,
+        on_error="dead_letter",
+        max_crashes=1,
+    )
+    items = list(range(1, 21))
+    outputs, stats, letters = in_one_frame(pipeline, items, start_method=start_method)
+    assert sorted(outputs) == [5, 10, 15, 20]
+    assert [letter.item for letter in letters] == [x for x in items if x % 5]
+    assert stats.stages["work"].restarts == 16
+
+
+@pytest.mark.parametrize("poison", [exits, hangs_deaf_to_signals])
+def test_outputs_of_a_poison_item_that_are_out_stay_out_and_are_counted(
+    poison: Callable[[Any], None],
+) -> None:
+    def expand(x: int) -> Iterator[tuple[int, int]]:
+        for i in range(4):
+            time.sleep(0.003)  # long enough for each output to be sent on by itself
+            yield (x, i)
+            if x == 3 and i == 2:
+                poison(x)
+
+    pipeline = mpipe.Pipeline()
+    pipeline.add_stage(
+        "expand", expand, workers=2, on_error="skip", max_crashes=2, timeout=0.2, buffer_size=100
+    )
+    for name in ("left", "right"):
+        pipeline.add_map(name, lambda y, name=name: (name, y), workers=1).connect("expand", name)
+    outputs = pipeline.run(range(12))
+    whole = {(x, i) for x in range(12) for i in range(4)} - {(3, 3)}
+    assert Counter(outputs) == Counter((name, y) for name in ("left", "right") for y in whole)
+    stats = outputs.stats()
+    assert stats.stages["expand"].emitted == len(whole)
+    assert [edge.received for edge in stats.edges if edge.source == "expand"] == [len(whole)] * 2
+    assert stats.stages["expand"].failed == 1
+
+
+def test_an_output_that_only_one_of_two_stages_had_counts_as_dropped_at_the_other(
+    tmp_path: Path,
+) -> None:
+    opened, tried = tmp_path / "open", tmp_path / "tried"
+
+    def expand(x: int) -> Iterator[int]:
+        if x == 1 and tried.exists():
+            os._exit(1)
+        if x == 1:
+            tried.touch()
+        yield x
+
+    def wait(x: int) -> int:
+        while not opened.exists():
+            time.sleep(0.01)
+        return x
+
+    pipeline = mpipe.Pipeline()
+    pipeline.add_stage("expand", expand, workers=1, on_error="skip", max_crashes=1)
+    pipeline.add_map("quick", lambda x: x, workers=1).connect("expand", "quick")
+    pipeline.add_map("slow", wait, workers=1, buffer_size=1).connect("expand", "slow")
+    with pipeline.start() as run:
+        run.push(0)
+        wait_until(lambda: run.stats().stages["slow"].workers[0].state == "busy")
+        run.push(0)
+        wait_until(lambda: run.stats().stages["quick"].processed == 2)
+        run.push(1)  # its output gets to "quick", and not to "slow"
+        wait_until(lambda: run.stats().stages["quick"].processed == 3)
+        wait_until(lambda: run.stats().stages["expand"].workers[0].state == "blocked")
+        os.kill(run.stats().stages["expand"].workers[0].pid, signal.SIGKILL)
+        wait_until(lambda: run.stats().stages["expand"].restarts == 2)
+        opened.touch()
+        run.push(0)
+        stats = run.drain()
+    assert stats.stages["expand"].emitted == 4
+    assert [(e.received, e.dropped) for e in stats.edges[1:]] == [(4, 0), (3, 1)]
+    assert (stats.stages["expand"].processed, stats.stages["expand"].failed) == (3, 1)
+
+
+def test_an_item_that_kills_its_worker_in_a_retry_is_blamed() -> None:
+    tries: list[int] = []
+
+    def work(x: int) -> int:
+        if x == 5:
+            tries.append(x)
+            if len(tries) == 2:
+                os._exit(1)
+            raise OSError("try again")
+        return x
+
+    pipeline = mpipe.Pipeline().add_map(
+        "work", work, workers=1, on_error="dead_letter", retries=3, max_crashes=2
+    )
+    outputs, stats, letters = in_one_frame(pipeline, [1, 5, 9])
+    assert sorted(outputs) == [1, 9]
+    assert [letter.item for letter in letters] == [5]
+    assert stats.stages["work"].restarts == 2
+
+
+class Bomb:
+    """Kills who unpickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exits, (0,)
+
+
+def test_a_payload_that_kills_its_reader_fails_the_run_and_names_its_place() -> None:
+    pipeline = mpipe.Pipeline().add_map("work", lambda x: x, workers=1, on_error="skip")
+    run = pipeline.start()
+    run.push(0, 0, 0)
+    wait_until(lambda: run.stats().stages["work"].processed == 3)
+    run.push(Bomb())
+    with pytest.raises(mpipe.WorkerDied) as died:
+        run.drain()
+    assert str(died.value) == (
+        "a worker of stage 'work' (worker 0) died, exit code 3: workers die again and again on the "
+        "same items, outside of the stage's function (while they are unpickled, or what came of "
+        "them is sent on); it was working on source item 3"
+    )
+
+
+def test_neighbours_of_a_poison_item_are_handled_at_most_twice(tmp_path: Path) -> None:
+    """The replacement counts item by item, so later deaths do not repeat what is done."""
+
+    def work(x: int) -> int:
+        with (tmp_path / "calls").open("a") as calls:
+            calls.write(f"{x}\n")
+        if x % 4 == 2:
+            os._exit(1)
+        return x
+
+    pipeline = mpipe.Pipeline().add_map(
+        "work", work, workers=1, on_error="skip", max_crashes=3, buffer_size=100
+    )
+    outputs, _, _ = in_one_frame(pipeline, list(range(1, 21)))
+    assert sorted(outputs) == [x for x in range(1, 21) if x % 4 != 2]
+    calls = Counter(map(int, (tmp_path / "calls").read_text().split()))
+    assert max(calls[x] for x in range(1, 21) if x % 4 != 2) <= 2
