@@ -17,7 +17,7 @@ from mpipe.errors import MPipeError
 from mpipe.transport.channel import Channel, create_channel
 from mpipe.transport.consumer import Consumer
 from mpipe.transport.frame import Tag, encode
-from mpipe.transport.layout import ChannelLayout
+from mpipe.transport.layout import CREDITED, ChannelLayout
 from mpipe.transport.producer import Producer
 from mpipe.transport.token import SLOT_MASK, plain
 
@@ -255,6 +255,53 @@ def test_a_consumer_that_crashes_at_any_step_loses_and_doubles_nothing(riders: i
         return crashed
 
     assert crash_everywhere(scenario) > 4
+
+
+CREDITED_FUSE = 4
+"""The access of a consumer at which it notes that it has returned the credits of two items."""
+
+
+def crash_before_credited(pipe: Channel, seat: int = 0) -> None:
+    """Take a frame and die when its credits are back and nobody can know."""
+    dying = crashing(Consumer(pipe, seat), CREDITED_FUSE)
+    before = pipe.free.waiting()
+    dying.take()
+    with pytest.raises(Crash):
+        dying.claim()
+    assert pipe.free.waiting() > before
+    assert dying._words[dying._block + CREDITED] != dying.token
+
+
+def test_a_seat_that_dies_hundreds_of_times_while_it_returns_credits_doubles_none() -> None:
+    with channel(2, producers=2) as pipe:
+        producer = Producer(pipe, 0)
+        for _ in range(300):  # more than there are attempts in a token
+            assert send(producer, ["x", "y"]) == 2
+            crash_before_credited(pipe)
+            replacement = Consumer(pipe, 0)
+            replacement.recover()
+            assert receive(replacement) == ["x", "y"]
+            everything = Producer(pipe, 1)
+            assert [everything.acquire(9) for _ in range(3)][-1] == 2
+            everything.recover()
+
+
+def test_however_often_replacements_die_the_pipe_of_credits_does_not_fill_up() -> None:
+    items, deaths = list(range(60)), 40
+    with channel(len(items)) as pipe:
+        assert send(Producer(pipe, 0), items) == len(items)
+        fuse = len(items) + 2  # all credits are put, and nobody can know
+        for turn in range(deaths):
+            dying = crashing(Consumer(pipe, 0), fuse)
+            assert dying.recover() or dying.take()
+            with pytest.raises(Crash):
+                dying.claim()
+            fuse = 2 + turn % 2  # one more is put, and nobody can know, or they can
+        assert pipe.free.waiting() <= len(items) + deaths
+        survivor = Consumer(pipe, 0)
+        survivor.recover()
+        assert receive(survivor) == items
+        assert credits_left(pipe) == len(items)
 
 
 def test_a_token_put_twice_is_taken_once() -> None:

@@ -21,9 +21,8 @@ from typing import Any
 
 from . import frame
 from .channel import Channel
-from .layout import CREDIT_ATTEMPT, CREDITED, IN_HAND, PAGE, SERVICE_NS, SPARE
+from .layout import CREDITED, IN_HAND, PAGE, RETURN_ATTEMPT, RETURNED, SERVICE_NS, SPARE
 from .token import (
-    ATTEMPT_MASK,
     ATTEMPT_ONE,
     END,
     SERIAL_ONE,
@@ -86,6 +85,9 @@ class Consumer:
         if words[block + CREDITED] != token:
             self._return_credits(words[block + SPARE], riders)
             words[block + CREDITED] = token
+        if words[block + RETURN_ATTEMPT]:
+            words[block + RETURNED] = 0
+            words[block + RETURN_ATTEMPT] = 0
         self._recovering = False
         self._header = header
         return header
@@ -144,18 +146,22 @@ class Consumer:
         return words[block + IN_HAND]
 
     def _return_doubtful(self, tokens: list[int]) -> None:
-        """As `_return_credits`, when some of them may have been returned by a dead process."""
+        """As `_return_credits`, when some of them may have been returned by a dead process.
+
+        One by one, and those that are out for sure are noted: however often we die in here, there
+        is at most one more double in the pipe for each death. Else they could fill it.
+        """
         words, block = self._words, self._block
-        words[block + CREDIT_ATTEMPT] = (words[block + CREDIT_ATTEMPT] + ATTEMPT_ONE) & ATTEMPT_MASK
-        again: list[int] = []
-        for token in tokens:
+        words[block + RETURN_ATTEMPT] += ATTEMPT_ONE
+        for index in range(words[block + RETURNED], len(tokens)):
+            token = tokens[index]
             following, current = token + SERIAL_ONE, words[token & SLOT_MASK]
             if current == token:
                 words[token & SLOT_MASK] = following
-                again.append(following)
+                self.channel.free.put(to_bytes([following]))
             elif current == following:
-                again.append(following | words[block + CREDIT_ATTEMPT])
-        self.channel.free.put(to_bytes(again))
+                self.channel.free.put(to_bytes([following | words[block + RETURN_ATTEMPT]]))
+            words[block + RETURNED] = index + 1
 
     def _is_genuine(self, token: int) -> bool:
         """Whether no earlier attempt of `token` was taken: pipes are first-in-first-out.

@@ -24,7 +24,7 @@ MAX_FRAME_CREDITS = 480
 """Most credits of a frame: their tokens go through a pipe in one atomic write (PIPE_BUF)."""
 
 # Words of a consumer's block.
-IN_HAND, SPARE, CREDITED, CREDIT_ATTEMPT, SERVICE_NS = range(5)
+IN_HAND, SPARE, CREDITED, RETURNED, RETURN_ATTEMPT, SERVICE_NS = range(6)
 CONSUMER_WORDS = 8
 
 # Words of a producer's block; the hand follows.
