@@ -46,7 +46,13 @@ class Pipeline:
         - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
         - `max_crashes` (3): an item that kills so many workers counts as failed.
         - `timeout` (None): seconds that the function may be at work on an item, its iterator
-          included, before its worker is killed for it. Not enforced by the inline engine.
+          included, before its worker is killed for it.
+        - `max_items` (None): a worker that has handled so many items makes way for a new process,
+          for libraries that leak; at the end of a frame.
+        - `max_memory` (None): likewise with so many bytes of memory of its own (shared memory does
+          not count). An item that takes a new worker over it counts as having killed that worker.
+
+        The inline engine has no workers to replace: it does not enforce the last three.
         """
         return self._add(name, fn, "flat", options)
 

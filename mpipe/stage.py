@@ -42,9 +42,18 @@ class Stage:
         """Close what `setup` opened; runs also when the run is cancelled."""
 
 
-def needs_memory(stage: Stage) -> bool:
+def needs_memory(stage: Stage | type[Stage]) -> bool:
     """Whether the outputs of `stage` depend on what its worker remembers."""
-    return stage.stateful or type(stage).finish is not Stage.finish
+    kind = stage if isinstance(stage, type) else type(stage)
+    return stage.stateful or kind.finish is not Stage.finish
+
+
+def loses_memory(option: str) -> str:
+    """Why a stage that needs its memory cannot have an option that replaces its workers."""
+    return (
+        f"{option} replaces workers, and what this stage remembers would be lost with them "
+        f"(it overrides finish() or is stateful)"
+    )
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,12 @@ OPTIONS: Mapping[str, Option] = {
         _optional(lambda value: _seconds(value) and value > 0),
         "a number of seconds above 0, or None for no limit",
     ),
+    "max_items": Option(
+        _optional(_integer(1)), "a whole number of items, 1 or more, or None for no limit"
+    ),
+    "max_memory": Option(
+        _optional(_integer(1)), "a whole number of bytes, 1 or more, or None for no limit"
+    ),
 }
 
 
@@ -115,6 +130,8 @@ class StageSpec:
     retry_delay: float = 0.0
     max_crashes: int = 3
     timeout: float | None = None
+    max_items: int | None = None
+    max_memory: int | None = None
 
 
 def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> StageSpec:
@@ -128,12 +145,20 @@ def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> Sta
         if not OPTIONS[key].accepts(value):
             expects = OPTIONS[key].expects
             raise OptionError(f"stage {name!r}: {key} must be {expects}, not {value!r}")
-    return StageSpec(name, fn, kind, _is_factory(name, fn, kind), **options)
+    spec = StageSpec(name, fn, kind, _is_factory(name, fn, kind), **options)
+    for option in ("max_items", "max_memory"):
+        if getattr(spec, option) is not None and _is_stage(fn) and needs_memory(fn):
+            raise OptionError(f"stage {name!r}: {loses_memory(option)}")
+    return spec
+
+
+def _is_stage(fn: Any) -> bool:
+    return isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage))
 
 
 def _is_factory(name: str, fn: Any, kind: Kind) -> bool:
     """Tell a factory of `Stage` objects from a function of one item, by its signature."""
-    if isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage)):
+    if _is_stage(fn):
         if kind != "flat":
             raise OptionError(f"stage {name!r}: pass an mpipe.Stage to add_stage, not add_{kind}")
         if isinstance(fn, type) and not _callable_with(fn):

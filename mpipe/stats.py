@@ -29,12 +29,15 @@ class WorkerStats:
     """Process id, 0 when no process sits in the seat."""
     restarts: int
     """How often a dead worker was replaced in this seat."""
+    recycled: int
+    """How often a worker made way for a new one, at `max_items` or `max_memory`."""
     cpu: float
     """CPU time of all processes that sat here, in seconds."""
     memory: int
     """Resident memory of the process, in bytes."""
     state: str
-    """`"starting"`, `"idle"`, `"busy"`, `"blocked"` (no room downstream) or `"finished"`."""
+    """`"starting"`, `"idle"`, `"busy"`, `"blocked"` (no room downstream), `"recycling"` (making
+    way for a new process) or `"finished"`."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class StageStats:
     """The stage's workers."""
     restarts: int
     """How many dead workers were replaced."""
+    recycled: int
+    """How many workers made way for new ones, at `max_items` or `max_memory`."""
     throughput: float
     """Items handled per second of the run so far."""
     latency: Latency

@@ -127,7 +127,7 @@ def stage(name: str, **given: object) -> StageStats:
     return StageStats(**{**zero, "name": name, "workers": (), **times, **given})  # type: ignore[arg-type]
 
 
-SEATS = (WorkerStats(7, 1, 0.5, 1 << 20, "busy"), WorkerStats(8, 0, 0.5, 1 << 20, "idle"))
+SEATS = (WorkerStats(7, 1, 0, 0.5, 1 << 20, "busy"), WorkerStats(8, 0, 0, 0.5, 1 << 20, "idle"))
 PARSE = stage(
     "parse",
     received=1_234_567,
@@ -140,6 +140,7 @@ PARSE = stage(
     latency=Latency(98_768, 2e-3, 0.5e-3, 2e-3, 0.0123, 1.0),
     busy=0.876,
     restarts=1,
+    recycled=0,
     workers=SEATS,
 )
 STATS = Stats(

@@ -29,13 +29,19 @@ def chain(*names: str) -> mpipe.Pipeline:
     return pipeline
 
 
+class Total(mpipe.Stage):
+    def finish(self) -> list[int]:
+        return [1]
+
+
 class Needy(mpipe.Stage):
     def __init__(self, path: str) -> None:
         self.path = path
 
 
 OPTION_NAMES = (
-    "workers, buffer_size, drop_on_full, on_error, retries, retry_delay, max_crashes, timeout"
+    "workers, buffer_size, drop_on_full, on_error, retries, retry_delay, max_crashes, timeout, "
+    "max_items, max_memory"
 )
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
@@ -66,6 +72,10 @@ BAD_STAGES: list[tuple[dict[str, Any], str]] = [
         "limit, not 0"),
     ({"timeout": float("inf")}, "stage 'a': timeout must be a number of seconds above 0, or None "
         "for no limit, not inf"),
+    ({"max_items": 0}, "stage 'a': max_items must be a whole number of items, 1 or more, or None "
+        "for no limit, not 0"),
+    ({"max_memory": 1e9}, "stage 'a': max_memory must be a whole number of bytes, 1 or more, or "
+        "None for no limit, not 1000000000.0"),
     ({"worker": 4}, f"stage 'a': unknown option 'worker'; valid options: {OPTION_NAMES}"),
 ]  # fmt: skip
 
@@ -82,6 +92,11 @@ BAD_FUNCTIONS: list[tuple[Callable[[mpipe.Pipeline], Any], str]] = [
         "add_filter"),
     (lambda p: p.add_stage("a", Needy), "stage 'a': Needy cannot be made without arguments; pass "
         "an instance, or a factory such as lambda: Needy(...)"),
+    (lambda p: p.add_stage("a", Total, max_items=5), "stage 'a': max_items replaces workers, and "
+        "what this stage remembers would be lost with them (it overrides finish() or is stateful)"),
+    (lambda p: p.add_stage("a", Total(), max_memory=5), "stage 'a': max_memory replaces workers, "
+        "and what this stage remembers would be lost with them (it overrides finish() or is "
+        "stateful)"),
     (lambda p: p.add_stage("", same), "a stage's name must be a non-empty, printable str, not ''"),
     (lambda p: p.add_stage("a\n", same), "a stage's name must be a non-empty, printable str, not "
         "'a\\n'"),
@@ -262,6 +277,8 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
         "retry_delay": 0.0,
         "max_crashes": 3,
         "timeout": None,
+        "max_items": None,
+        "max_memory": None,
     }
     assert all(OPTIONS[name].accepts(value) for name, value in defaults.items())
     assert all(OPTIONS["on_error"].accepts(value) for value in ON_ERROR)

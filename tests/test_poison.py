@@ -91,8 +91,8 @@ def test_under_raise_a_poison_item_fails_the_run_by_its_name(
     with pytest.raises(mpipe.WorkerDied) as died:
         list(pipeline.run(range(10)))
     assert str(died.value) == (
-        f"a worker of stage 'work' (worker 0) died, {how}: an item killed it 2 times; "
-        f"it was working on source item 5"
+        f"a worker of stage 'work' (worker 0) died, {how}: an item is to blame, it killed its "
+        f"worker 2 times; it was working on source item 5"
     )
     assert (died.value.stage, died.value.worker) == ("work", 0)
     assert died.value.exitcode == {"exit": 3, "SIGS": -11, "at i": -9}.get(

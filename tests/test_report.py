@@ -11,7 +11,7 @@ from mpipe import EdgeStats, Latency, WorkerStats
 from mpipe.engines.report import StageSums, Times, build_stats
 from mpipe.policy import histogram
 
-WORKER = WorkerStats(pid=1, restarts=2, cpu=0.5, memory=1 << 20, state="idle")
+WORKER = WorkerStats(pid=1, restarts=2, recycled=1, cpu=0.5, memory=1 << 20, state="idle")
 SECOND = 1_000_000_000
 
 

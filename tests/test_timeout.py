@@ -11,7 +11,7 @@ import mpipe
 from mpipe.graph import Graph
 from mpipe.plan import make_plan
 from mpipe.policy.limits import is_overdue, next_look
-from mpipe.runtime.limits import Limits
+from mpipe.runtime.limits import Limits, at_work_on
 from mpipe.runtime.noting import Noting
 from mpipe.stage import make_spec
 from mpipe.transport import counters, memory
@@ -113,7 +113,7 @@ def test_a_worker_that_got_on_between_the_look_and_the_kill_is_recognised() -> N
     kills = list(limits.look())
     assert [kill.seat for kill in kills] == [0, 1]
     noting.enter(1)  # seat 1's worker, before it gets the signal
-    assert [kill.words == limits.words(kill.seat) for kill in kills] == [True, False]
+    assert [kill.words == at_work_on(board, kill.seat) for kill in kills] == [True, False]
 
 
 def test_without_limits_there_is_nothing_to_look_at() -> None:

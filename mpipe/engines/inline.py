@@ -261,7 +261,7 @@ class InlineEngine:
     def _worker(self) -> WorkerStats:
         state = "finished" if self._state != "running" else "busy" if self._active else "idle"
         memory = psutil.Process().memory_info().rss
-        return WorkerStats(os.getpid(), restarts=0, cpu=0.0, memory=memory, state=state)
+        return WorkerStats(os.getpid(), restarts=0, recycled=0, cpu=0.0, memory=memory, state=state)
 
 
 def _cancelled(reason: str) -> Cancelled:

@@ -84,6 +84,7 @@ def _stage(sums: StageSums, elapsed: float) -> StageStats:
         queued=sums.queued,
         workers=sums.workers,
         restarts=sum(worker.restarts for worker in sums.workers),
+        recycled=sum(worker.recycled for worker in sums.workers),
         throughput=handled / elapsed if elapsed > 0 else 0.0,
         latency=histogram.summarise(
             sums.service.counts, sums.service.total_ns, sums.service.max_ns

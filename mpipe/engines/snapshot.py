@@ -125,6 +125,7 @@ def _worker(board: Board, seat: int) -> WorkerStats:
     return WorkerStats(
         pid=pid,
         restarts=board.get(seat, counters.RESTARTS),
+        recycled=board.get(seat, counters.RECYCLED),
         cpu=board.get(seat, counters.CPU_NS) * 1e-9 + cpu,
         memory=memory,
         state=STATES[board.get(seat, counters.STATE)],

@@ -98,6 +98,10 @@ class Record:
             return Verdict.FRAME_FAILS if failed else Verdict.RESTART
         return self._blame(death.item, death)
 
+    def recycled(self) -> None:
+        """A worker has handled something and made way for a new one."""
+        self.setup_deaths = 0
+
     def _blame(self, item: int, death: Death) -> Verdict:
         if item not in self.crashes and self.open_account:
             self.crashes[item] = 1
@@ -123,6 +127,11 @@ class Record:
             return 0.0
         doublings = min(in_a_row - _FREE_RESTARTS - 1, 16)
         return min(_MAX_DELAY_S, _FIRST_DELAY_S * float(2**doublings))
+
+
+def describe_crashes(max_crashes: int) -> str:
+    """What a condemned item did, in words."""
+    return f"it killed its worker {'once' if max_crashes == 1 else f'{max_crashes} times'}"
 
 
 def describe_exit(exitcode: int) -> str:

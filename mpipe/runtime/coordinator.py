@@ -25,17 +25,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import MPipeError, WorkerDied
-from ..transport import counters, layout
+from ..errors import WorkerDied
+from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
-from ..transport.frame import read_header
-from ..transport.token import END, SLOT_MASK, plain
+from ..transport.token import END, plain
 from . import control
-from .blame import Death, Record, Verdict, describe_exit
+from .autopsy import Autopsy
+from .blame import Death, Record, Verdict, describe_crashes
 from .children import fork_worker, spawn_worker
 from .limits import Kill, Limits
-from .position import describe_frame, describe_position
 from .spec import RunSpec
 
 GRACE_S = 2.0
@@ -74,6 +73,7 @@ class Coordinator:
             for number in plan.seats_of(stage)
         ]
         self._limits = Limits(plan, self._board)
+        self._autopsy = Autopsy(plan, self._board, self._channels)
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -161,15 +161,23 @@ class Coordinator:
         seat.pid = 0
         self._put(seat, counters.CPU_NS, seat.cpu_ns)
         self._put(seat, counters.PID, 0)
+        exitcode = os.waitstatus_to_exitcode(status)
         if self._get(seat, counters.DONE):
             seat.finished = True
-        elif self._outcome is None:
-            self._replace(seat, os.waitstatus_to_exitcode(status))
+        elif self._outcome is not None:
+            return
+        elif self._get(seat, counters.STATE) == counters.RECYCLING and not exitcode:
+            seat.record.recycled()
+            self._put(seat, counters.RECYCLED, self._get(seat, counters.RECYCLED) + 1)
+            self._start(seat)
+        else:
+            self._replace(seat, exitcode)
 
     # Workers.
 
     def _start(self, seat: Seat) -> None:
         seat.restart_at = seat.kill = None
+        self._limits.starts(seat.number)
         self._put(seat, counters.STATE, counters.STARTING)
         try:
             if self._spec.start_method == "fork":
@@ -210,7 +218,7 @@ class Coordinator:
                 self._start(seat)
 
     def _replace(self, seat: Seat, exitcode: int) -> None:
-        death = self._examine(seat, exitcode)
+        death = self._autopsy.examine(seat.number, exitcode, seat.kill)
         verdict = seat.record.judge(death)
         condemned = verdict is Verdict.CONDEMN
         if self._loses_state(seat, death):
@@ -229,27 +237,6 @@ class Coordinator:
         """Workers import numpy if they need it; replacements must not each take that time."""
         importlib.import_module("numpy")
 
-    def _examine(self, seat: Seat, exitcode: int) -> Death:
-        """What the dead worker's words say."""
-        item, kill, how, excused = self._get(seat, counters.ITEM), seat.kill, "", False
-        if kill is not None and exitcode == -signal.SIGKILL:
-            how, excused = kill.how, kill.words != self._limits.words(seat.number)
-        return Death(
-            frame=self._frame_in_hand(seat),
-            item=item - 1 if item else None,
-            in_setup=self._get(seat, counters.STATE) == counters.STARTING,
-            exitcode=exitcode,
-            how=how or describe_exit(exitcode),
-            settled=self._board.row(seat.number).settled,
-            excused=excused,
-        )
-
-    def _frame_in_hand(self, seat: Seat) -> int:
-        """The token of the frame the seat holds and has not counted yet, or 0."""
-        channel = self._channels[seat.stage]
-        token = plain(channel.words[channel.layout.consumer(self._index(seat)) + layout.IN_HAND])
-        return 0 if token == plain(self._get(seat, counters.COMMITTED)) else token
-
     def _index(self, seat: Seat) -> int:
         """The seat's place in its pool."""
         return seat.number - self._plan.first_seat[seat.stage]
@@ -261,23 +248,10 @@ class Coordinator:
     def _fail(self, seat: Seat, death: Death, reason: str) -> None:
         name, worker = self._stages[seat.stage].name, self._index(seat)
         message = f"a worker of stage {name!r} (worker {worker}) died, {death.how}: {reason}"
-        if position := self._position(seat, death):
+        if position := self._autopsy.position(seat.number, death):
             message += f"; it was working on {position}"
         error = WorkerDied(message, name, worker, death.exitcode)
         self._outcome = ("failed", pickle.dumps((error, None)))
-
-    def _position(self, seat: Seat, death: Death) -> str:
-        """What the dead worker had in hand, as far as it can be told."""
-        if death.frame in (0, END):
-            return ""
-        try:
-            slot = self._channels[seat.stage].slot(death.frame & SLOT_MASK)
-            header, _ = read_header(slot, death.frame)
-        except MPipeError:  # the token was a double: the slot is another's
-            return ""
-        if death.item is None:
-            return describe_frame(header)
-        return describe_position(header, death.item)
 
     # Ends.
 
@@ -332,7 +306,7 @@ _FATAL = (Verdict.SETUP_FAILS, Verdict.FRAME_FAILS)
 
 def _reason(verdict: Verdict, record: Record) -> str:
     if verdict is Verdict.CONDEMN:
-        return f"an item killed it {record.max_crashes} times"
+        return f"an item is to blame, {describe_crashes(record.max_crashes)}"
     if verdict is Verdict.SETUP_FAILS:
         return "workers of this stage die again and again while they are set up"
     if record.frame == END:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from ..errors import StageError, WorkerDied
+from ..errors import OptionError, StageError, WorkerDied
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.consumer import Consumer
@@ -27,7 +27,7 @@ from ..transport.counters import Board, Row, SeatCounters
 from ..transport.frame import Header, Tag
 from ..transport.producer import Producer
 from ..transport.token import END
-from .blame import Caution, Death
+from .blame import Caution, Death, describe_crashes
 from .emitter import Edge, Emitter, part_of
 from .functions import load_function
 from .kernel import Kernel, Stopped
@@ -35,6 +35,7 @@ from .noting import Noting
 from .position import describe_frame, describe_position
 from .reports import Reporter
 from .spec import RunSpec
+from .wear import Wear
 
 
 class Worker:
@@ -67,6 +68,7 @@ class Worker:
         self._noting = Noting(self._counters, self._options.timeout)
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
+        self._wear = Wear(self._options)
         self._service_ns = 0.0
         self._idle_ns = 0
 
@@ -88,11 +90,18 @@ class Worker:
         self._emitter.batch = lambda: (kernel.batch, kernel.failed)
         self._kernel = kernel
         kernel.open()
+        try:
+            self._wear.check(kernel.stateful)
+        except OptionError as error:
+            raise self.error("cannot keep its limits", error) from error
         self._counters.put(counters.STATEFUL, kernel.stateful)
         self._counters.enter(counters.BUSY)
 
     def work(self) -> None:
-        """Handle frames to the end of input, then finish; raises `StageError`."""
+        """Handle frames to the end of input, then finish; raises `StageError`.
+
+        Returns before that when this process is to make way for a new one.
+        """
         consumer, kernel = self._consumer, self._kernel
         assert kernel is not None
         while True:
@@ -106,6 +115,9 @@ class Worker:
             if not self._counters.is_committed(consumer.token):
                 self._handle(kernel, header)
             consumer.release()
+            if self._wear.add(header.items):
+                self._counters.enter(counters.RECYCLING)
+                return
         if not self._counters.is_committed(END):
             now = time.perf_counter_ns()
             self._emitter.begin(Tag(now, now, 0, 0, 0))
@@ -164,9 +176,8 @@ class Worker:
         seat.commit(token, row._replace(settled=0))
 
     def _blame(self, death: Death) -> WorkerDied:
-        times = self._options.max_crashes
-        reason = f"it killed its worker {times} times"
-        message = f"{reason} (worker {self._index}; the last time: {death.how})"
+        what = describe_crashes(self._options.max_crashes)
+        message = f"{what} (worker {self._index}; the last time: {death.how})"
         return WorkerDied(message, self._options.name, self._index, death.exitcode)
 
     def _load(self, header: Header) -> list[Any]:

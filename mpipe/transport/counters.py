@@ -21,11 +21,11 @@ from .token import ATTEMPT_ONE, plain
 # Words of the worker.
 COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
 # Words of the coordinator.
-PID, RESTARTS, CPU_NS = range(12, 15)
+PID, RESTARTS, RECYCLED, CPU_NS = range(12, 16)
 _ROWS = 20
 
-STARTING, IDLE, BUSY, BLOCKED, FINISHED = range(5)
-STATES = ("starting", "idle", "busy", "blocked", "finished")
+STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING = range(6)
+STATES = ("starting", "idle", "busy", "blocked", "finished", "recycling")
 
 SERVICE, WAIT, END_TO_END = range(3)
 """The histograms of a seat."""
