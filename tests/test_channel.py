@@ -17,7 +17,7 @@ from mpipe.errors import MPipeError
 from mpipe.transport.channel import Channel, create_channel
 from mpipe.transport.consumer import Consumer
 from mpipe.transport.frame import Tag, encode
-from mpipe.transport.layout import CREDITED, ChannelLayout
+from mpipe.transport.layout import CREDITED, HAND, ChannelLayout
 from mpipe.transport.producer import Producer
 from mpipe.transport.token import SLOT_MASK, plain
 
@@ -302,6 +302,30 @@ def test_however_often_replacements_die_the_pipe_of_credits_does_not_fill_up() -
         survivor.recover()
         assert receive(survivor) == items
         assert credits_left(pipe) == len(items)
+
+
+def test_a_seat_that_died_while_it_gave_credits_back_verifies_what_it_takes_later() -> None:
+    def scenario(fuse: int) -> bool:
+        with channel(1, producers=2) as pipe:
+            Producer(pipe, 0).acquire(1)  # and dies
+            crashed = True
+            try:
+                crashing(Producer(pipe, 0), fuse).recover()
+                crashed = False
+            except Crash:
+                Producer(pipe, 0).recover()
+            holder, hand = Producer(pipe, 1), pipe.layout.producer(0) + HAND
+            assert holder.acquire(1) == 1
+            double = pipe.words[pipe.layout.producer(1) + HAND] | 0xFF << 16
+            pipe.free.put(double.to_bytes(8, "little"))
+            assert pipe.free.take(hand) == 1  # and dies before it verifies
+            Producer(pipe, 0).recover()
+            holder.publish(encode(["x"], LIMIT), TAG)
+            assert receive_all(Consumer(pipe, 0)) == ["x"]
+            assert credits_left(pipe) == 1
+        return crashed
+
+    assert crash_everywhere(scenario) > 4
 
 
 def test_a_token_put_twice_is_taken_once() -> None:

@@ -154,7 +154,7 @@ class Producer:
             if held:
                 self._finish_publication(held)
             self._settle(held[0] if held else self._hand)
-        elif held:
+        else:
             self._give_back(held)
         self._end = self._hand
 
@@ -171,7 +171,11 @@ class Producer:
             self.channel.ready.put(to_bytes([token | attempt(words[first])]))
 
     def _give_back(self, held: list[int]) -> None:
-        """Put verified credits back to the free pipe, one by one."""
+        """Put verified credits back to the free pipe, one by one.
+
+        Even if there are none any more, as `returning` may be left of one who died in here: it
+        must not stand when other tokens are taken, which are not verified.
+        """
         words, block = self._words, self._block
         if not words[block + RETURNING]:
             self._drop_doubles()
