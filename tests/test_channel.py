@@ -122,9 +122,7 @@ def crashing(end: Any, fuse: int) -> Any:
         free=Faulty(real.free, counter),
         ready=Faulty(real.ready, counter),
         slot=real.slot,
-        spill=real.spill,
-        private_spill=real.private_spill,
-        trim_spill=real.trim_spill,
+        spills=real.spills,
     )
     return end
 

@@ -22,6 +22,7 @@ from .spec import RunSpec
 from .worker import leave, run_worker
 
 _PR_SET_PDEATHSIG = 1
+_WORKERS_OOM_SCORE, _MOST_OOM_SCORE = 300, 1000
 _libc = ctypes.CDLL(None)
 
 _SPAWN = (
@@ -86,5 +87,14 @@ def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         leave(1)
+    _go_first_when_memory_runs_out()
     reseed()
     run_worker(spec, seat, caution)
+
+
+def _go_first_when_memory_runs_out() -> None:
+    """Let the kernel kill a worker, which is replaced, rather than the caller or coordinator."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "r+b", 0) as file:
+        score = min(_MOST_OOM_SCORE, int(file.read()) + _WORKERS_OOM_SCORE)
+        file.seek(0)
+        file.write(b"%d" % score)

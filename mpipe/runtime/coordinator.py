@@ -17,6 +17,7 @@ import gc
 import importlib
 import os
 import pickle
+import resource
 import select
 import selectors
 import signal
@@ -234,8 +235,12 @@ class Coordinator:
             self._restart_due()
 
     def _import_numpy(self) -> None:
-        """Workers import numpy if they need it; replacements must not each take that time."""
-        importlib.import_module("numpy")
+        """Workers import numpy if they need it; replacements must not each take that time.
+
+        Where address space is limited its libraries may end the process, so not in this one.
+        """
+        if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+            importlib.import_module("numpy")
 
     def _index(self, seat: Seat) -> int:
         """The seat's place in its pool."""

@@ -14,13 +14,13 @@ becomes its spare. The protocol in full, with its recovery, is docs/protocol.md.
 
 from __future__ import annotations
 
-import mmap
 import os
 from array import array
 from dataclasses import dataclass
 
 from . import memory
 from .layout import SLOT_BYTES, SPARE, ChannelLayout
+from .memory import Area
 from .pipe import PipeFds, TokenPipe, create_pipe
 from .token import END, first_token
 
@@ -73,46 +73,19 @@ class Channel:
 
     def __init__(self, fds: ChannelFds) -> None:
         self.layout = fds.layout
-        self._file = fds.file
         self._words = memory.map_shared(fds.file, fds.layout.words_bytes)
         self.words = memory.words(self._words)
         self._raw = memoryview(self._words)
         self.free = TokenPipe(fds.free, self._raw)
         self.ready = TokenPipe(fds.ready, self._raw)
-        self._slots: mmap.mmap | None = None
-        self._spills: mmap.mmap | None = None
-        self._slots_view: memoryview | None = None
+        layout, file = fds.layout, fds.file
+        self._slots = Area(file, layout.words_bytes, SLOT_BYTES, layout.slots)
+        self.spills = Area(file, layout.spill(0), layout.spill_bytes, layout.slots)
+        """Each slot's memory for a large payload."""
 
     def slot(self, slot: int) -> memoryview:
         """The slot's memory: header, riders, small payload."""
-        if self._slots_view is None:
-            layout = self.layout
-            self._slots = memory.map_shared(self._file, layout.slots_bytes, layout.words_bytes)
-            self._slots_view = memoryview(self._slots)
-        start = slot * SLOT_BYTES
-        return self._slots_view[start : start + SLOT_BYTES]
-
-    def _spill_map(self) -> mmap.mmap:
-        if self._spills is None:
-            layout = self.layout
-            size = layout.slots * layout.spill_bytes
-            self._spills = memory.map_shared(self._file, size, layout.spill(0))
-        return self._spills
-
-    def spill(self, slot: int) -> memoryview:
-        """The slot's memory for a large payload."""
-        start = slot * self.layout.spill_bytes
-        return memoryview(self._spill_map())[start : start + self.layout.spill_bytes]
-
-    def private_spill(self, slot: int, size: int) -> mmap.mmap:
-        """A private view of the first `size` bytes of the slot's spill: stores stay in here."""
-        return memory.map_private(self._file, size, self.layout.spill(slot))
-
-    def trim_spill(self, slot: int, keep: int, size: int) -> None:
-        """Give the pages of a spill beyond `keep` bytes, of `size` that were used, back."""
-        if size > keep:
-            start = slot * self.layout.spill_bytes + keep
-            self._spill_map().madvise(mmap.MADV_REMOVE, start, size - keep)
+        return self._slots.part(slot, SLOT_BYTES)
 
     def put_ends(self) -> None:
         """Tell every consumer that there is no more input. Once, when all producers are done."""
@@ -123,11 +96,8 @@ class Channel:
         self.words.release()
         self._raw.release()
         self._words.close()
-        if self._slots_view is not None:
-            self._slots_view.release()
-        for mapping in (self._slots, self._spills):
-            if mapping is not None:
-                mapping.close()
+        self._slots.close()
+        self.spills.close()
 
     def __enter__(self) -> Channel:
         return self

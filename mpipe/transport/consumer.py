@@ -110,10 +110,10 @@ class Consumer:
         if not header.spilled:
             memory = self.channel.slot(slot)[frame.payload_offset(header) :]
         elif header.buffers and size >= ZERO_COPY_BYTES and not self._copy:
-            self._mapping = self.channel.private_spill(slot, size)
+            self._mapping = self.channel.spills.private(slot, size)
             return frame.read_items(header, memoryview(self._mapping))
         else:
-            memory = self.channel.spill(slot)
+            memory = self.channel.spills.part(slot, size)
         if header.buffers:
             memory = memoryview(bytearray(memory[:size]))
         return frame.read_items(header, memory)
@@ -125,8 +125,9 @@ class Consumer:
         if self._mapping is not None:
             _let_go(self._mapping)
             self._mapping = None
-        if header is not None and header.spilled:
-            self.channel.trim_spill(token & SLOT_MASK, self._keep, header.payload_bytes)
+        if header is not None and header.spilled and header.payload_bytes > self._keep:
+            excess = header.payload_bytes - self._keep
+            self.channel.spills.discard(token & SLOT_MASK, self._keep, excess)
         self._header = None
         words[block + SPARE] = token
         words[block + IN_HAND] = 0

@@ -113,7 +113,7 @@ def _encode_by_value(items: Sequence[Any], in_band: Any) -> bytes:
     try:
         return bytes(cloudpickle.dumps(items, protocol=5, buffer_callback=in_band))
     except Exception as error:
-        raise ItemError(f"it cannot be pickled: {error}") from error
+        raise ItemError(f"it cannot be pickled: {str(error) or type(error).__name__}") from error
 
 
 def encode_all(items: Sequence[Any], max_bytes: int, start: int = 0) -> list[Payload]:

@@ -13,23 +13,84 @@ def create_file(size: int) -> int:
     fd = os.memfd_create("mpipe", os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, size)
-    except BaseException:
+    except OSError as error:
         os.close(fd)
-        raise
+        what = f"{error.strerror}: shared memory of {size:,} bytes (see ulimit -f)"
+        raise OSError(error.errno, what) from error
     return fd
 
 
 def map_shared(fd: int, size: int, offset: int = 0) -> mmap.mmap:
     """Map part of the file; all processes see what one stores."""
-    return mmap.mmap(fd, size, offset=offset)
+    return _map(fd, size, offset, mmap.MAP_SHARED)
 
 
 def map_private(fd: int, size: int, offset: int) -> mmap.mmap:
     """Map part of the file; what this process stores it alone sees."""
-    flags = mmap.MAP_PRIVATE | _MAP_NORESERVE
-    return mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
+    return _map(fd, size, offset, mmap.MAP_PRIVATE | _MAP_NORESERVE)
+
+
+def _map(fd: int, size: int, offset: int, flags: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(fd, size, flags, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset)
+    except OSError as error:
+        what = f"{error.strerror}: mapping {size:,} bytes shared between processes"
+        raise OSError(error.errno, what) from error
 
 
 def words(memory: mmap.mmap) -> memoryview:
     """The memory as 64-bit words, each stored and loaded whole."""
     return memoryview(memory).cast("Q")
+
+
+class Area:
+    """Equal parts of a shared file, one behind the other from `offset` on.
+
+    They are mapped all at once when the first is used; or each by itself, for as long as it is
+    used, where the process may not have that much address space (RLIMIT_AS).
+    """
+
+    def __init__(self, fd: int, offset: int, part_bytes: int, parts: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._part_bytes = part_bytes
+        self._parts = parts
+        self._whole: mmap.mmap | None = None
+        self._view: memoryview | None = None
+        self._too_large = False
+
+    def part(self, index: int, size: int) -> memoryview:
+        """The first `size` bytes of a part."""
+        view = self._map()
+        if view is None:
+            return memoryview(map_shared(self._fd, size, self._offset + index * self._part_bytes))
+        start = index * self._part_bytes
+        return view[start : start + size]
+
+    def private(self, index: int, size: int) -> mmap.mmap:
+        """A private view of the first `size` bytes of a part: stores stay in this process."""
+        return map_private(self._fd, size, self._offset + index * self._part_bytes)
+
+    def discard(self, index: int, start: int, size: int) -> None:
+        """Give back the pages of a part from `start` (a multiple of pages) on."""
+        offset = index * self._part_bytes + start
+        if self._map() is None or self._whole is None:
+            map_shared(self._fd, size, self._offset + offset).madvise(mmap.MADV_REMOVE)
+        else:
+            self._whole.madvise(mmap.MADV_REMOVE, offset, size)
+
+    def _map(self) -> memoryview | None:
+        if self._view is None and not self._too_large:
+            try:
+                self._whole = map_shared(self._fd, self._parts * self._part_bytes, self._offset)
+            except OSError:
+                self._too_large = True
+                return None
+            self._view = memoryview(self._whole)
+        return self._view
+
+    def close(self) -> None:
+        """Unmap."""
+        if self._view is not None and self._whole is not None:
+            self._view.release()
+            self._whole.close()

@@ -122,7 +122,7 @@ class Producer:
         riders = successors(load(words, first + 1, self._end))
         frame.write(
             self.channel.slot(slot),
-            lambda: self.channel.spill(slot),
+            lambda: self.channel.spills.part(slot, payload.size),
             token,
             payload,
             to_bytes(riders),
