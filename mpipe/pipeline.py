@@ -40,6 +40,8 @@ class Pipeline:
         - `workers` (None): exactly so many processes; None leaves the number to mpipe.
         - `buffer_size` (1000): most items that wait in front of the stage.
         - `drop_on_full` (False): items that find the buffer full are dropped and counted.
+        - `ordered` (False): the stage's one worker sees the items in source order; of one source
+          item, in the order of the stage's incoming edges.
         - `on_error` ("raise"): fail the run; "skip": count, log and go on; "dead_letter": count and
           hand the item to `run.dead_letters()`.
         - `retries` (0): further attempts for an item that raised.
@@ -111,18 +113,24 @@ class Pipeline:
         plan = make_plan(graph, cores())
         return Run(graph, make_engine(engine, plan, checked), checked.results)
 
-    def run(self, items: Iterable[Any], engine: str = "processes", **options: Any) -> Outputs:
+    def run(
+        self,
+        items: Iterable[Any],
+        engine: str = "processes",
+        *,
+        ordered: bool = False,
+        **options: Any,
+    ) -> Outputs:
         """Run a whole iterable through and iterate the terminal stages' outputs as they come.
 
-        The iterable is pulled lazily, by a thread of this process, as fast as the stages take
-        its items. Takes the options of `start`, except `results`. The iterator's `stats()` tell
-        how the run is going; closing it early cancels the run.
+        `ordered` gives them in source order; of one source item, in the order of the stages they
+        come from, as `stats()` lists them. The iterable is pulled lazily, by a thread of this
+        process, as fast as the stages take its items. Takes the options of `start`, except
+        `results`. The iterator's `stats()` tell how the run is going; closing it early cancels the
+        run.
         """
-        return self._stream(items, engine, options, ordered=False)
-
-    def _stream(
-        self, items: Iterable[Any], engine: str, options: dict[str, Any], ordered: bool
-    ) -> Outputs:
+        if not isinstance(ordered, bool):
+            raise OptionError(f"run: ordered must be True or False, not {ordered!r}")
         if "results" in options:
             raise OptionError("run: results are always kept; leave out results=")
         checked = _run_options(engine, results=True, **options)
@@ -174,7 +182,7 @@ def imap(
     if not isinstance(ordered, bool):
         raise OptionError(f"imap: ordered must be True or False, not {ordered!r}")
     pipeline = Pipeline("imap").add_map("map", fn, workers=workers, **options)
-    return pipeline._stream(items, engine, {}, ordered)
+    return pipeline.run(items, engine, ordered=ordered)
 
 
 def cores() -> int:

@@ -1,7 +1,8 @@
 """From the user's graph to what an engine runs: pools of workers and the channels between them.
 
 Pure: a graph and a number of cores in, a plan out. The first plan is simple: one pool a stage;
-the stages that leave `workers` open share the cores evenly, at least one worker each.
+the stages that leave `workers` open share the cores evenly, at least one worker each; one that is
+ordered has a single worker.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ class Plan:
 def make_plan(graph: Graph, cores: int) -> Plan:
     """Give every stage of a valid graph its pool; `workers=k` is obeyed to the letter."""
     stages = graph.topological()
-    open_stages = [stage.name for stage in stages if stage.workers is None]
+    open_stages = [s.name for s in stages if s.workers is None and not s.ordered]
     share, rest = divmod(cores, len(open_stages)) if open_stages else (0, 0)
     counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
-    workers = tuple(stage.workers or counts[stage.name] for stage in stages)
+    workers = tuple(stage.workers or counts.get(stage.name, 1) for stage in stages)
     return Plan(replace(graph, stages=stages), workers, cores)
 
 

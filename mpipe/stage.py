@@ -22,7 +22,9 @@ class Stage:
     for each item, `finish()` at the end of input, `teardown()` always, also on cancel.
 
     A worker's memory dies with it: when a worker of a stage that overrides `finish`, or sets
-    `stateful = True`, dies, the run fails by a clear error rather than with a wrong result.
+    `stateful = True`, dies, the run fails by a clear error rather than with a wrong result - unless
+    the stage defines `snapshot` and `restore`. Then its replacement starts from the state as of the
+    last frame that was counted and handles again what came after; the results are the same.
     """
 
     stateful: bool = False
@@ -38,21 +40,45 @@ class Stage:
         """Emit what is left at the end of input, such as partial aggregates."""
         return None
 
+    def snapshot(self) -> Any:
+        """What `process` and `finish` depend on, as a value that can be pickled.
+
+        Called after each frame or, if it takes long, after several ones.
+        """
+        raise NotImplementedError
+
+    def restore(self, state: Any) -> None:
+        """Carry on from what `snapshot` returned in a worker that died; runs after `setup`."""
+        raise NotImplementedError
+
     def teardown(self) -> None:
         """Close what `setup` opened; runs also when the run is cancelled."""
 
 
 def needs_memory(stage: Stage | type[Stage]) -> bool:
-    """Whether the outputs of `stage` depend on what its worker remembers."""
+    """Whether the outputs of `stage` depend on what its worker remembers, and dies with it.
+
+    Raises `TypeError` if it defines only one of `snapshot` and `restore`.
+    """
     kind = stage if isinstance(stage, type) else type(stage)
-    return stage.stateful or kind.finish is not Stage.finish
+    keeps = has_snapshot(kind)
+    return not keeps and (stage.stateful or kind.finish is not Stage.finish)
+
+
+def has_snapshot(kind: type[Stage]) -> bool:
+    """Whether stages of this kind can say what they remember; raises as `needs_memory`."""
+    saves, restores = kind.snapshot is not Stage.snapshot, kind.restore is not Stage.restore
+    if saves != restores:
+        missing = "restore(state)" if saves else "snapshot()"
+        raise TypeError(f"{kind.__name__} must define {missing} too: they go together")
+    return saves
 
 
 def loses_memory(option: str) -> str:
     """Why a stage that needs its memory cannot have an option that replaces its workers."""
     return (
         f"{option} replaces workers, and what this stage remembers would be lost with them "
-        f"(it overrides finish() or is stateful)"
+        f"(it overrides finish() or is stateful); define snapshot() and restore(state) to keep it"
     )
 
 
@@ -91,6 +117,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "buffer_size": Option(_integer(1), "a whole number of items, 1 or more"),
     "drop_on_full": Option(_boolean, "True or False"),
+    "ordered": Option(_boolean, "True or False"),
     "on_error": Option(
         lambda value: isinstance(value, str) and value in ON_ERROR,
         '"raise", "skip" or "dead_letter"',
@@ -125,6 +152,7 @@ class StageSpec:
     workers: int | None = None
     buffer_size: int = 1000
     drop_on_full: bool = False
+    ordered: bool = False
     on_error: str = "raise"
     retries: int = 0
     retry_delay: float = 0.0
@@ -146,14 +174,29 @@ def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> Sta
             expects = OPTIONS[key].expects
             raise OptionError(f"stage {name!r}: {key} must be {expects}, not {value!r}")
     spec = StageSpec(name, fn, kind, _is_factory(name, fn, kind), **options)
-    for option in ("max_items", "max_memory"):
-        if getattr(spec, option) is not None and _is_stage(fn) and needs_memory(fn):
-            raise OptionError(f"stage {name!r}: {loses_memory(option)}")
+    if _is_stage(fn):
+        _check_memory(spec)
+    if spec.ordered and spec.workers not in (None, 1):
+        raise OptionError(
+            f"stage {name!r}: ordered=True needs workers=1, for one process must see all items; "
+            f"leave what needs more processes to a stage before it"
+        )
     return spec
 
 
 def _is_stage(fn: Any) -> bool:
     return isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage))
+
+
+def _check_memory(spec: StageSpec) -> None:
+    """Whether what the stage remembers survives what its options ask for."""
+    try:
+        needs = needs_memory(spec.fn)
+    except TypeError as error:
+        raise OptionError(f"stage {spec.name!r}: {error}") from None
+    for option in ("max_items", "max_memory"):
+        if getattr(spec, option) is not None and needs:
+            raise OptionError(f"stage {spec.name!r}: {loses_memory(option)}")
 
 
 def _is_factory(name: str, fn: Any, kind: Kind) -> bool:

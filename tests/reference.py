@@ -58,3 +58,18 @@ def assert_drained(stats: Stats, pipeline: Pipeline) -> None:
         assert (stage.in_flight, stage.queued) == (0, 0), stage
         assert stage.latency.count == stage.wait.count <= stage.received, stage
         assert {worker.state for worker in stage.workers} == {"finished"}, stage
+
+
+def in_order(pipeline: Pipeline, pushed: Iterable[Any]) -> list[Any]:
+    """The terminal stages' outputs in source order, for items pushed to all sources."""
+    graph = pipeline.graph
+    results: list[Any] = []
+    for item in pushed:
+        outputs: dict[str, list[Any]] = {}
+        for stage in graph.topological():
+            before = graph.upstream(stage.name)
+            inputs = [out for name in before for out in outputs[name]] if before else [item]
+            outputs[stage.name] = [out for value in inputs for out in _apply(stage, value)]
+        ends = [stage.name for stage in graph.topological() if stage.name in graph.terminals]
+        results += [out for name in ends for out in outputs[name]]
+    return results

@@ -347,10 +347,10 @@ def test_a_credit_returned_twice_is_used_once() -> None:
     with channel(2, producers=2) as pipe:
         first, second = Producer(pipe, 0), Producer(pipe, 1)
         assert first.acquire(1) == 1
-        token = pipe.words[pipe.layout.producer(0) + 4]
+        token = pipe.words[pipe.layout.producer(0) + HAND]
         pipe.free.put((plain(token) | 1 << 16).to_bytes(8, "little"))
         assert second.acquire(2) == 1, "the double is thrown away"
-        assert pipe.words[pipe.layout.producer(1) + 4] & SLOT_MASK != token & SLOT_MASK
+        assert pipe.words[pipe.layout.producer(1) + HAND] & SLOT_MASK != token & SLOT_MASK
 
 
 def test_an_overwritten_frame_is_an_error_and_never_handed_on() -> None:

@@ -40,8 +40,8 @@ class Needy(mpipe.Stage):
 
 
 OPTION_NAMES = (
-    "workers, buffer_size, drop_on_full, on_error, retries, retry_delay, max_crashes, timeout, "
-    "max_items, max_memory"
+    "workers, buffer_size, drop_on_full, ordered, on_error, retries, retry_delay, max_crashes, "
+    "timeout, max_items, max_memory"
 )
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
@@ -272,6 +272,7 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
         "workers": None,
         "buffer_size": 1000,
         "drop_on_full": False,
+        "ordered": False,
         "on_error": "raise",
         "retries": 0,
         "retry_delay": 0.0,

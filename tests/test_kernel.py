@@ -31,7 +31,7 @@ class Recorder:
     def outputs(self) -> list[Any]:
         return [output for batch in self.batches for output in batch]
 
-    def emit(self, outputs: list[Any]) -> None:
+    def emit(self, outputs: list[Any], last: bool) -> None:
         for index, output in enumerate(outputs):
             if output in self._unsendable:
                 raise Unsendable(index, ItemError(f"{output} cannot travel"))
@@ -125,8 +125,8 @@ def test_an_endless_iterator_is_handed_on_while_it_goes_on() -> None:
         pass
 
     class Limited(Recorder):
-        def emit(self, outputs: list[Any]) -> None:
-            super().emit(outputs)
+        def emit(self, outputs: list[Any], last: bool) -> None:
+            super().emit(outputs, last)
             if len(self.outputs) > 1000:
                 raise Enough
 
@@ -334,7 +334,7 @@ def test_waiting_for_room_is_not_service_time(monkeypatch: pytest.MonkeyPatch) -
     now = 0
 
     class Blocking(Recorder):
-        def emit(self, outputs: list[Any]) -> None:
+        def emit(self, outputs: list[Any], last: bool) -> None:
             nonlocal now
             now += 1_000_000
             self.waited_ns += 1_000_000
@@ -443,7 +443,7 @@ def test_a_refused_item_is_given_up_without_being_tried_and_keeps_what_is_out() 
     outlet = Recorder()
     outlet.out = 2
     kernel = Kernel(make_spec("s", tried.append, "flat", {"on_error": "dead_letter"}), 0, outlet)
-    kernel.refuse(8, ItemError("it killed its worker"), 3)
+    kernel.refuse(8, ItemError("it killed its worker"), 3, is_end=True)
     (letter,) = outlet.letters
     assert (tried, letter.item, letter.attempts) == ([], 8, 3)
     assert letter.error == "mpipe.errors.ItemError: it killed its worker"
@@ -487,7 +487,7 @@ def test_a_batch_knows_which_items_its_outputs_derive_from() -> None:
     seen: list[tuple[range, list[Any]]] = []
 
     class Watching(Recorder):
-        def emit(self, outputs: list[Any]) -> None:
+        def emit(self, outputs: list[Any], last: bool) -> None:
             seen.append((kernel.batch, outputs.copy()))
 
     kernel = Kernel(make_spec("s", lambda n: [n], "flat", {}), 0, Watching(flush_items=2))

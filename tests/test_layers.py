@@ -17,7 +17,7 @@ import mpipe
 
 ROOT = Path(mpipe.__file__).parent
 LAYERS = (
-    {"errors", "stats", "stage", "graph", "plan"},
+    {"errors", "stats", "stage", "graph", "plan", "routes"},
     {"policy"},
     {"transport"},
     {"runtime"},

@@ -16,13 +16,10 @@ from typing import Any
 
 from ..errors import Full, MPipeError
 from ..policy.batching import LEAST_PAUSE_S
-from .source import Source
+from .source import BEHIND_S, Source
 
 _LOOK_NS = 50_000
 """How often to look whether the stage is idle, in nanoseconds."""
-
-_BEHIND_S = 0.002
-"""How long to rest while the results are too far behind, in seconds."""
 
 Push = Callable[[Sequence[Any], Sequence[str], "float | None"], None]
 
@@ -30,8 +27,8 @@ Push = Callable[[Sequence[Any], Sequence[str], "float | None"], None]
 class Feeder:
     """Feeds `items` to the stages `targets` through `push`, then calls `close`.
 
-    `too_far` says that the results are too far behind for more input. `error` is what the iterable
-    raised, if it did; what `push` raises is the run's failure, which the reader of results gets.
+    `error` is what the iterable raised, if it did; what `push` raises is the run's failure, which
+    the reader of results gets.
     """
 
     def __init__(
@@ -41,7 +38,6 @@ class Feeder:
         targets: Sequence[str],
         push: Push,
         close: Callable[[], None],
-        too_far: Callable[[], bool],
     ) -> None:
         self.error: BaseException | None = None
         self.resting = False
@@ -51,7 +47,6 @@ class Feeder:
         self._targets = targets
         self._push = push
         self._close = close
-        self._too_far = too_far
         self._pending: deque[Any] = deque()
         self._sending = threading.Lock()
         self._stopped = threading.Event()
@@ -114,7 +109,7 @@ class Feeder:
             self._send(timeout=None)
 
     def _pause_s(self) -> float:
-        return _BEHIND_S if self._too_far() else self._source.pause_s(self._targets)
+        return BEHIND_S if self._source.is_ahead else self._source.pause_s(self._targets)
 
     def _send(self, timeout: float | None) -> None:
         items: list[Any] = []

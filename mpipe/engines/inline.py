@@ -12,6 +12,7 @@ Functions run as they are; an `mpipe.Stage` instance is copied, so that each run
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,11 +20,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import cloudpickle
 import psutil
 
 from ..errors import Cancelled, Closed, ItemError, MPipeError, StageError
 from ..plan import Plan, RunOptions
+from ..routes import find_routes
 from ..runtime.functions import pack_function
 from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
@@ -59,7 +60,8 @@ class InlineEngine:
         self._failure: MPipeError | None = None
         self._final: Stats | None = None
         self._pushed = 0
-        self._shared = Shared(self._check, options.max_item_bytes)
+        routes = find_routes(graph, options.ordered_results)
+        self._shared = Shared(self._check, options.max_item_bytes, routes)
         specs = [_private(spec) for spec in graph.stages]
         self._lanes: dict[str, Lane] = {spec.name: Lane(spec, self._shared) for spec in specs}
         for lane in self._lanes.values():
@@ -85,7 +87,7 @@ class InlineEngine:
         self._work(lambda: self._push(items, [self._lanes[name] for name in targets]))
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
-        """Push one item at a time and yield what came out of it: always in source order."""
+        """Push one item at a time and yield what came out of it: source order comes for free."""
         outputs = self._stream(source)
         next(outputs)  # from here on, closing it at any time ends the run
         return outputs
@@ -204,6 +206,13 @@ class InlineEngine:
             self._pushed += 1
             for lane in targets:
                 lane.receive(payloads, origin, None)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let ordered stages, and results, take what has come of the last source item."""
+        for lane in self._lanes.values():
+            lane.settle()
+        self._shared.settle()
 
     def _refuse(self, item: Any, which: str, targets: Sequence[Lane], error: ItemError) -> None:
         stages = [lane.spec for lane in targets]
@@ -218,6 +227,7 @@ class InlineEngine:
         for lane in self._lanes.values():
             self._check()
             lane.finish()
+            self._settle()
         self._end(None)
 
     def _end(self, failure: MPipeError | None) -> None:
@@ -271,4 +281,4 @@ def _cancelled(reason: str) -> Cancelled:
 def _private(spec: StageSpec) -> StageSpec:
     """The spec with a stage object of this run's own."""
     packed = pack_function(spec)
-    return replace(spec, fn=cloudpickle.loads(packed)[0]) if isinstance(spec.fn, Stage) else spec
+    return replace(spec, fn=pickle.loads(packed)[0]) if isinstance(spec.fn, Stage) else spec

@@ -12,10 +12,12 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import MPipeError, StageError
 from ..policy import histogram
+from ..routes import CALLER, Routes
 from ..runtime.emitter import encode_letter
 from ..runtime.kernel import Kernel
 from ..stage import StageSpec
@@ -32,6 +34,8 @@ class Origin(NamedTuple):
     number: int | None
     exact: bool
     born_ns: int
+    route: int = 0
+    """Number of the way from the source, see `mpipe.routes`."""
 
     def __str__(self) -> str:
         if self.number is None:
@@ -54,12 +58,28 @@ class Shared:
 
     check: Callable[[], None]
     max_item_bytes: int
+    routes: Routes
     outputs: deque[Any] = field(default_factory=deque)
     letters: deque[DeadLetter] = field(default_factory=deque)
     crossed: Counter[tuple[str | None, str]] = field(default_factory=Counter)
     """Items that went over each connection, from the caller if its source is None."""
     ages: Times = field(default_factory=Times)
     """End-to-end times."""
+    unordered: list[tuple[int, list[Any]]] = field(default_factory=list)
+    """Where results are ordered: those of the source item in hand, with the route of each."""
+
+    def keep(self, route: int, outputs: list[Any]) -> None:
+        """Take results, which came by a route."""
+        if self.routes.is_tracked(CALLER):
+            self.unordered.append((route, outputs))
+        else:
+            self.outputs.extend(outputs)
+
+    def settle(self) -> None:
+        """The source item in hand is done: put its results in the order of their routes."""
+        for _, outputs in sorted(self.unordered, key=itemgetter(0)):
+            self.outputs.extend(outputs)
+        self.unordered.clear()
 
 
 class Lane:
@@ -76,13 +96,30 @@ class Lane:
         self._shared = shared
         self._sums = StageSums(spec.name)
         self._origin = Origin(None, False, 0)
+        self._held: list[tuple[list[Any], Origin]] = []
 
     def receive(self, payloads: list[Payload], origin: Origin, source: str | None) -> None:
-        """Handle items and all that comes of them; raises `Halt` if that ends the run."""
-        name, kernel = self.spec.name, self.kernel
+        """Handle items and all that comes of them; raises `Halt` if that ends the run.
+
+        An ordered stage keeps them until all of the source item is there, see `settle`.
+        """
         items = self._load(payloads, "input")
-        self._shared.crossed[source, name] += len(items)
+        self._shared.crossed[source, self.spec.name] += len(items)
         self._sums.received += len(items)
+        if self.spec.ordered:
+            self._held.append((items, origin))
+        else:
+            self._handle(items, origin)
+
+    def settle(self) -> None:
+        """The source item in hand is done with all stages before this one."""
+        held = sorted(self._held, key=lambda part: part[1].route)
+        self._held.clear()
+        for items, origin in held:
+            self._handle(items, origin)
+
+    def _handle(self, items: list[Any], origin: Origin) -> None:
+        kernel = self.kernel
         self._origin = origin
         kernel.position = lambda index: str(origin)
         try:
@@ -147,7 +184,7 @@ class Lane:
     def resume(self) -> None:
         pass
 
-    def emit(self, outputs: list[Any]) -> None:
+    def emit(self, outputs: list[Any], last: bool) -> None:
         self._shared.check()
         if not outputs:
             return
@@ -157,10 +194,13 @@ class Lane:
         self._sums.emitted += len(outputs)
         origin = self._origin
         exact = origin.exact and self.spec.kind == "map"
+        name, routes = self.spec.name, self._shared.routes
         for target in self.targets:
-            target.receive(payloads, origin._replace(exact=exact), self.spec.name)
+            route = origin.route + routes.first[name, target.spec.name]
+            target.receive(payloads, origin._replace(exact=exact, route=route), name)
         if self.keeps_outputs:
-            self._shared.outputs.extend(self._load(payloads, "output"))
+            route = origin.route + routes.first[name, CALLER]
+            self._shared.keep(route, self._load(payloads, "output"))
         self.waited_ns += time.perf_counter_ns() - began
 
     def dead_letter(self, letter: DeadLetter) -> None:

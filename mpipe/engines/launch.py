@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..errors import MPipeError
 from ..plan import Plan, RunOptions
+from ..routes import find_routes
 from ..runtime import control
 from ..runtime.children import interpreter
 from ..runtime.functions import pack_function
@@ -18,7 +19,9 @@ from ..runtime.spec import RunSpec
 from ..transport import memory
 from ..transport.channel import ChannelFds, create_channel
 from ..transport.counters import board_bytes
+from ..transport.gaps import create_gap_pipe
 from ..transport.layout import ChannelLayout
+from ..transport.store import STORE_BYTES
 
 _LETTERS_BUFFER = 1000
 """Dead letters that wait for the caller to read them, at most."""
@@ -98,8 +101,14 @@ def _create(
         results = channel(largest, 1, len(plan.terminal_seats))
     if plan.dead_letter_seats:
         letters = channel(_LETTERS_BUFFER, 1, len(plan.dead_letter_seats))
-    board = memory.create_file(board_bytes(plan.seats, len(stages)))
-    opened.append(board)
+    routes = find_routes(plan.graph, options.ordered_results)
+    gaps = {}
+    for name in routes.ordered:
+        gaps[name] = create_gap_pipe()
+        opened.extend(gaps[name].all())
+    for size in (board_bytes(plan.seats, len(stages)), plan.seats * STORE_BYTES):
+        opened.append(memory.create_file(size))
+    board, stores = opened[-2:]
     reports_in, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     opened.extend((reports_in.detach(), reports.detach()))
     return RunSpec(
@@ -109,11 +118,13 @@ def _create(
         results,
         letters,
         board,
+        stores,
+        routes,
+        gaps,
         reports=opened[-1],
         reports_in=opened[-2],
         start_method=options.start_method,
         max_item_bytes=options.max_item_bytes,
-        ordered_results=options.ordered_results,
     )
 
 

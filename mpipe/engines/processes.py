@@ -13,15 +13,19 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..errors import Closed, Full, ItemError, MPipeError, Timeout
 from ..plan import Plan, RunOptions
-from ..policy.reorder import Reorder
+from ..routes import CALLER
+from ..runtime.spec import RunSpec
 from ..stats import DeadLetter, Stats
+from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
 from ..transport.frame import Header, Unsendable
+from .arrange import Arrangement
 from .base import Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox
@@ -29,7 +33,7 @@ from .launch import Launched, launch, require_linux
 from .link import Link
 from .refusal import refuse
 from .snapshot import snapshot
-from .source import Source
+from .source import Progress, Source, Wait
 
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
@@ -42,9 +46,6 @@ _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
 
 _NAP_S = 0.02
 """How long results may pile up while the source rests, in seconds."""
-
-_RESULTS_AHEAD = 4096
-"""Source items that an ordered stream may be ahead of the next result, at most."""
 
 _MAX_LETTERS = 10_000
 """Dead letters kept for a caller that does not read them; then the stages that make them wait."""
@@ -67,7 +68,10 @@ class ProcessesEngine:
         self._link = Link(launched.control, launched.coordinator)
         self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
         self._channels = [Channel(fds) for fds in spec.channels]
-        self._source = Source(plan, self._channels)
+        self._arrangement: Arrangement | None = None
+        if options.ordered_results:
+            self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
+        self._source = Source(spec, self._channels, list(self._orders(spec)))
         self._results = Inbox(spec.results) if spec.results else None
         self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
         self._letters_read: deque[DeadLetter] = deque()
@@ -77,6 +81,22 @@ class ProcessesEngine:
         self._closed = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
+
+    def _orders(self, spec: RunSpec) -> Iterator[Progress]:
+        """How far those are who see source order."""
+        for name in spec.routes.ordered:
+            if name == CALLER:
+                yield self._progress_of_results
+            else:
+                seat = self._plan.first_seat[self._plan.index[name]]
+                yield partial(self._progress_of, seat)
+
+    def _progress_of(self, seat: int) -> tuple[int, int]:
+        return self._board.get(seat, counters.NEXT), self._board.get(seat, counters.HELD_BYTES)
+
+    def _progress_of_results(self) -> tuple[int, int]:
+        assert self._arrangement is not None
+        return self._arrangement.next, 0
 
     # Input.
 
@@ -113,8 +133,10 @@ class ProcessesEngine:
                 if bad.index:
                     part = part[: bad.index]
                     continue
-                self._refuse(part[0], f"item {start} of {len(items)}", targets, bad.error)
-                return 1
+                if self._source.can_mark:
+                    self._refuse(part[0], f"item {start} of {len(items)}", targets, bad.error)
+                    return 1
+                sent = Wait([], None)
             if isinstance(sent, int):
                 return sent
             if deadline.passed:
@@ -135,7 +157,7 @@ class ProcessesEngine:
         for index, letter in zip(indices, letters, strict=True):
             self._board.refuse(index, dead_lettered=letter is not None)
         self._letters_read.extend(letter for letter in letters if letter is not None)
-        self._source.pushed += 1
+        self._source.skip()
 
     def close(self) -> None:
         while not self._closed and self._link.outcome is None:
@@ -154,11 +176,12 @@ class ProcessesEngine:
     # Output.
 
     def results(self) -> Iterator[Any]:
-        for _, items in self._frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
-            yield from items
+        for frame in self._frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
+            if frame is not None:
+                yield from frame[1]
 
-    def _frames(self, wait: Callable[[Inbox], None]) -> Iterator[tuple[Header, list[Any]]]:
-        """Frames of results until the run ends; `wait` is called while there is none."""
+    def _frames(self, wait: Callable[[Inbox], None]) -> Iterator[tuple[Header, list[Any]] | None]:
+        """Frames of results until the run ends; `wait` is called while there is none, then None."""
         inbox = self._results
         assert inbox is not None
         self._reader = threading.get_ident()
@@ -179,17 +202,15 @@ class ProcessesEngine:
                 self._link.check()
                 wait(inbox)
                 self._collect_letters()
+                yield None
         finally:
             self._reader = None
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
-        order = Reorder() if ordered else None
-
-        def too_far() -> bool:
-            return order is not None and self._source.pushed - order.next >= _RESULTS_AHEAD
-
+        arrangement = self._arrangement if ordered else None
+        more_fds = [arrangement.fd] if arrangement else []
         targets = self._plan.graph.sources
-        feeder = Feeder(source, self._source, targets, self.push, self.close, too_far)
+        feeder = Feeder(source, self._source, targets, self.push, self.close)
 
         def check_source() -> None:
             if feeder.error is not None:
@@ -200,13 +221,21 @@ class ProcessesEngine:
             if feeder.resting and not inbox.was_full:  # nobody waits: read several frames at once
                 self._link.wait([], _NAP_S)
             else:
-                self._link.wait([inbox.fd], _PENDING_S if feeder.nudge() else _NOT_PENDING_S)
+                seconds = _PENDING_S if feeder.nudge() else _NOT_PENDING_S
+                self._link.wait([inbox.fd, *more_fds], seconds)
 
         try:
-            for header, items in self._frames(wait):
-                if order is not None:
-                    items = order.add(header.origin, header.span, items)
-                yield from items
+            for frame in self._frames(wait):
+                if arrangement is None:
+                    yield from frame[1] if frame is not None else ()
+                    continue
+                if frame is not None:
+                    arrangement.add(*frame)
+                for items in arrangement.ready():
+                    yield from items
+            if arrangement is not None:
+                for items in arrangement.ready(at_end=True):
+                    yield from items
             check_source()
             self.drain(None)
         finally:

@@ -2,19 +2,24 @@
 
 The caller is the only producer of these channels, so how many credits are free can only grow while
 it looks: items that go to several stages are sent to all of them or, when one is full, to none.
+
+Who sees source order must not fall too far behind, for what comes early waits there: the source
+stops when it does. Items that one of several stages does not get are marked as missing on its way.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..plan import Plan
 from ..policy.batching import pause_s
+from ..policy.reorder import Place
+from ..routes import CALLER
 from ..runtime.emitter import Edge
+from ..runtime.spec import RunSpec
 from ..transport.channel import Channel
-from ..transport.frame import Tag, encode, encode_all
+from ..transport.frame import Payload, Tag, encode, encode_all
 from ..transport.producer import Producer
 
 _UNKNOWN_S = 0.002
@@ -28,20 +33,45 @@ class Wait(NamedTuple):
     seconds: float | None
 
 
-class Source:
-    """Sends items to one or more of the stages without a predecessor."""
+BEHIND_S = 0.002
+"""Rest of a source while somebody who sees source order is too far behind, in seconds."""
 
-    def __init__(self, plan: Plan, channels: Sequence[Channel]) -> None:
+WINDOW = 4096
+"""Source items by which the source may be ahead of source order, beside twice all buffers."""
+
+HELD_BYTES = 1 << 26
+"""What may be held there, waiting for earlier items, before the source stops; in bytes."""
+
+Progress = Callable[[], tuple[int, int]]
+"""Of somebody who sees source order: which source item comes next, and how many bytes wait."""
+
+
+class Source:
+    """Sends items to one or more of the stages without a predecessor.
+
+    `orders` tell how far those are who see source order.
+    """
+
+    def __init__(
+        self, spec: RunSpec, channels: Sequence[Channel], orders: Sequence[Progress]
+    ) -> None:
+        plan = spec.plan
         self._edges = {}
         for name in plan.graph.sources:
             stage = plan.index[name]
             producer = Producer(channels[stage], 0)
-            self._edges[name] = Edge(producer, plan.graph.stages[stage].drop_on_full)
+            drop_on_full = plan.graph.stages[stage].drop_on_full
+            self._edges[name] = Edge(producer, drop_on_full, spec.order_of(CALLER, name))
+        self._orders = orders
+        self._window = WINDOW + 2 * sum(stage.buffer_size for stage in plan.graph.stages)
+        self._one_by_one = spec.routes.one_by_one
         self.pushed = 0
         """Items accepted so far: the number of the next source item."""
 
     def frame_items(self, targets: Sequence[str]) -> int:
         """How many items the next frame should have."""
+        if self._one_by_one:
+            return 1
         return max(self._edges[name].frame_items for name in targets)
 
     def is_idle(self, targets: Sequence[str]) -> bool:
@@ -59,6 +89,8 @@ class Source:
         """
         edges = [self._edges[name] for name in targets]
         count = min(len(items), self.frame_items(targets))
+        if not self.can_mark or (self.is_ahead and not all(edge.drop_on_full for edge in edges)):
+            return Wait([], BEHIND_S)
         for edge in edges:
             if not edge.drop_on_full:
                 got = edge.producer.acquire(count)
@@ -68,18 +100,55 @@ class Source:
                     return Wait([], edge.nap_s)
                 count = got
         payload = encode_all(items[:count], max_item_bytes)[0]
-        count = payload.items
-        now = time.perf_counter_ns()
-        tag = Tag(now, now, self.pushed, count, 1)
-        for edge in edges:
-            got = edge.producer.acquire(count)
+        self._publish(items[: payload.items], targets, payload, max_item_bytes)
+        return payload.items
+
+    def _publish(
+        self, items: Sequence[Any], targets: Sequence[str], payload: Payload, max_item_bytes: int
+    ) -> None:
+        """Send them, dropping what there is no room for."""
+        now, count, ahead = time.perf_counter_ns(), len(items), self.is_ahead
+        accepted = dict.fromkeys(self._edges, 0)
+        for name in targets:
+            edge = self._edges[name]
+            got = 0 if ahead else edge.producer.acquire(count)
             if got:
                 part = payload if got == count else encode(items[:got], max_item_bytes)
-                edge.producer.publish(part, tag._replace(span=got))
+                edge.producer.publish(part, Tag(now, now, self.pushed, got, 1))
                 edge.adapt(part)
             edge.producer.drop(count - got)
+            accepted[name] = got
+        self._number(accepted)
+
+    def _number(self, accepted: Mapping[str, int]) -> None:
+        """Count what any stage has got, and mark what is missing at the others."""
+        count = max(accepted.values())
+        for name, got in accepted.items():
+            order = self._edges[name].order
+            if order is not None and got < count:
+                order.mark(Place(self.pushed + got, count - got, 0, (0, 0, 1)))
         self.pushed += count
-        return count
+
+    def skip(self) -> None:
+        """Count an item that cannot be sent to any stage; `can_mark` must be true."""
+        for edge in self._edges.values():
+            if edge.order is not None:
+                edge.order.mark(Place(self.pushed, 1, 0, (0, 0, 1)))
+        self.pushed += 1
+
+    @property
+    def can_mark(self) -> bool:
+        """Whether marks can be sent without waiting."""
+        return all(edge.order is None or edge.order.can_mark for edge in self._edges.values())
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether somebody who sees source order is too far behind for more input."""
+        for progress in self._orders:
+            following, held = progress()
+            if self.pushed - following >= self._window or held >= HELD_BYTES:
+                return True
+        return False
 
     def pause_s(self, targets: Sequence[str]) -> float:
         """How long a source may rest, in seconds, because all targets have enough to do."""

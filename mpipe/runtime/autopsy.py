@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
 
-from ..errors import MPipeError
-from ..plan import Plan
-from ..transport import counters, layout
-from ..transport.channel import Channel
+from ..transport import counters
 from ..transport.counters import Board
-from ..transport.frame import read_header
-from ..transport.token import END, SLOT_MASK, plain
+from ..transport.frame import Tag
+from ..transport.token import END, plain
 from .blame import Death, describe_exit
 from .limits import Kill, at_work_on
 from .position import describe_frame, describe_position
@@ -20,10 +16,8 @@ from .position import describe_frame, describe_position
 class Autopsy:
     """Examines the seats of a run."""
 
-    def __init__(self, plan: Plan, board: Board, channels: Sequence[Channel]) -> None:
-        self._plan = plan
+    def __init__(self, board: Board) -> None:
         self._board = board
-        self._channels = channels
 
     def examine(self, seat: int, exitcode: int, kill: Kill | None) -> Death:
         """What is known of the death of the worker in seat number `seat`."""
@@ -42,22 +36,16 @@ class Autopsy:
         )
 
     def _frame_in_hand(self, seat: int) -> int:
-        """The token of the frame the seat holds and has not counted yet, or 0."""
-        stage = self._plan.stage_of(seat)
-        channel = self._channels[stage]
-        block = channel.layout.consumer(seat - self._plan.first_seat[stage])
-        token = plain(channel.words[block + layout.IN_HAND])
-        return 0 if token == plain(self._board.get(seat, counters.COMMITTED)) else token
+        """The frame the seat was handling, by its id, 0 if that is counted already."""
+        frame = self._board.get(seat, counters.FRAME)
+        return 0 if frame == plain(self._board.get(seat, counters.COMMITTED)) else frame
 
     def position(self, seat: int, death: Death) -> str:
-        """Where in the source comes from what the worker had in hand, as far as it can be told."""
+        """Where in the source comes from what the worker had in hand."""
         if death.frame in (0, END):
             return ""
-        channel = self._channels[self._plan.stage_of(seat)]
-        try:
-            header, _ = read_header(channel.slot(death.frame & SLOT_MASK), death.frame)
-        except MPipeError:  # the token was a double: the slot is another's
-            return ""
-        if death.item is None:
-            return describe_frame(header)
-        return describe_position(header, death.item)
+        origin, span, exact = (
+            self._board.get(seat, word) for word in (counters.ORIGIN, counters.SPAN, counters.EXACT)
+        )
+        tag = Tag(0, 0, origin, span, exact)
+        return describe_frame(tag) if death.item is None else describe_position(tag, death.item)

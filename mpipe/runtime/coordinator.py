@@ -74,7 +74,7 @@ class Coordinator:
             for number in plan.seats_of(stage)
         ]
         self._limits = Limits(plan, self._board)
-        self._autopsy = Autopsy(plan, self._board, self._channels)
+        self._autopsy = Autopsy(self._board)
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -302,7 +302,8 @@ def _earliest(*seconds: float | None) -> float | None:
 
 _STATE_LOST = (
     "what its stage remembered is lost with it, so the results would be wrong "
-    "(the stage overrides finish() or is stateful)"
+    "(the stage overrides finish() or is stateful); "
+    "define snapshot() and restore(state) to survive it"
 )
 
 

@@ -18,6 +18,7 @@ from ..transport import counters
 from ..transport.counters import SeatCounters
 from ..transport.frame import Payload, Tag, encode, encode_all
 from ..transport.producer import Producer
+from .ordering import EdgeOrder
 
 _NO_EDGE_FLUSH = 1 << 16
 _REFRESH_FRAMES = 16
@@ -27,12 +28,15 @@ _NAP_S = 0.0005
 
 
 class Edge:
-    """One connection out of a seat."""
+    """One connection out of a process; `order` says how it keeps source order, if it must."""
 
-    def __init__(self, producer: Producer, drop_on_full: bool) -> None:
+    def __init__(
+        self, producer: Producer, drop_on_full: bool, order: EdgeOrder | None = None
+    ) -> None:
         layout = producer.channel.layout
         self.producer = producer
         self.drop_on_full = drop_on_full
+        self.order = order
         self.share = fair_share(layout.buffer_items, layout.consumers)
         self.share = min(self.share, layout.hand_words * layout.unit)
         self.frame_items = 1
@@ -55,9 +59,7 @@ class Edge:
 class Emitter:
     """Satisfies `kernel.Outlet` for the worker whose counters are `seat`.
 
-    `batch()` says which items of the frame in hand the outputs derive from, and which failed.
-    With `ordered`, each output's frame names its source items exactly and a failed item leaves an
-    empty frame, so that who puts the results in order does not wait for it.
+    `batch()` says which items of the frame in hand the outputs derive from.
     """
 
     def __init__(
@@ -68,27 +70,29 @@ class Emitter:
         max_item_bytes: int,
         log: Callable[[str], None],
         is_map: bool,
-        ordered: bool,
     ) -> None:
         self.waited_ns = 0
         self.flush_items = 1 if edges else _NO_EDGE_FLUSH
         self.log = log
-        self.batch: Callable[[], tuple[range, set[int]]] = _no_batch
+        self.batch: Callable[[], range] = _no_batch
         self._seat = seat
         self._edges = edges
         self._dead_letters = dead_letters
         self._letters_to_skip = 0
         self._max_item_bytes = max_item_bytes
         self._is_map = is_map
-        self._ordered = ordered
+        self._is_tracked = any(edge.order for edge in edges)
         self._source = Tag(0, 0, 0, 0, 0)
 
-    def begin(self, source: Tag) -> None:
-        """The outputs to come derive from the frame tagged `source`."""
+    def begin(self, source: Tag, work: int) -> None:
+        """The outputs to come derive from the frame `work`, tagged `source`."""
         self._source = source
+        if self._is_tracked:
+            for edge in self._edges:
+                edge.producer.begin(work)
 
     def resume(self) -> None:
-        """The frame in hand is one that a dead worker began: skip what of it is out already."""
+        """Skip what a dead worker published of frames that are not counted yet."""
         row = self._seat.row
         for edge in self._edges:
             edge.skip = edge.producer.published + edge.producer.dropped - row.emitted
@@ -96,50 +100,31 @@ class Emitter:
             letters = self._dead_letters.producer.published
             self._letters_to_skip = letters - row.dead_lettered
 
-    def emit(self, outputs: list[Any]) -> None:
-        batch, failed = self.batch()
-        if self._ordered and not failed.isdisjoint(batch):
-            self._emit_with_gaps(outputs, batch, failed)
-        elif outputs:
-            exact = self._is_map and len(outputs) == len(batch)
-            self._emit(outputs, self._tag(batch.start, len(batch), exact))
-
-    def _tag(self, first: int, span: int, exact: bool) -> Tag:
-        """The tag of outputs of `span` items of the frame in hand, from index `first` on."""
-        source = self._source
-        now = time.perf_counter_ns()
-        if source.exact:
-            return Tag(now, source.born_ns, source.origin + first, span, exact)
-        return Tag(now, source.born_ns, source.origin, source.span, 0)
-
-    def _emit_with_gaps(self, outputs: list[Any], batch: range, failed: set[int]) -> None:
-        self._encode(outputs, len(outputs) or 1)  # raises before anything is sent
-        start = 0
-        for index in batch:
-            if index in failed:
-                self._emit_gap(self._tag(index, 1, False))
-            else:
-                self._emit(outputs[start : start + 1], self._tag(index, 1, True))
-                start += 1
-
-    def _emit_gap(self, tag: Tag) -> None:
-        empty = encode([], self._max_item_bytes)
-        for edge in self._edges:
-            if self._gather(edge, 1):
-                edge.producer.publish(empty, tag)
-
-    def _emit(self, outputs: list[Any], tag: Tag) -> None:
-        """Publish on every edge; everything is encoded before anything is sent."""
+    def emit(self, outputs: list[Any], last: bool) -> None:
+        if not (outputs or (last and self._is_tracked)):
+            return
+        batch = self.batch()
         frames: dict[int, list[Payload]] = {}
-        for edge in self._edges:
+        for edge in self._edges:  # everything is encoded before anything is sent
             if edge.frame_items not in frames:
                 frames[edge.frame_items] = self._encode(outputs, edge.frame_items)
+        tag = self._tag(batch, self._is_map and len(outputs) == len(batch))
         for edge in self._edges:
             start = 0
             for payload in frames[edge.frame_items]:
                 part = outputs[start : start + payload.items]
-                self._send(edge, part, payload, part_of(tag, start, len(part)))
+                ends = last and start + len(part) == len(outputs)
+                self._send(edge, part, payload, part_of(tag, start, len(part)), ends)
                 start += payload.items
+            if last and not outputs and edge.order is not None:
+                self._mark_end(edge, tag)
+
+    def _tag(self, batch: range, exact: bool) -> Tag:
+        """The tag of what derives from some items of the frame in hand."""
+        source, now = self._source, time.perf_counter_ns()
+        if source.exact and not self._is_tracked:
+            return Tag(now, source.born_ns, source.origin + batch.start, len(batch), exact)
+        return source._replace(put_ns=now, exact=0)
 
     def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
         payloads: list[Payload] = []
@@ -148,23 +133,40 @@ class Emitter:
             payloads += encode_all(part, self._max_item_bytes, start)
         return payloads
 
-    def _send(self, edge: Edge, items: list[Any], payload: Payload, tag: Tag) -> None:
+    def _send(self, edge: Edge, items: list[Any], payload: Payload, tag: Tag, last: bool) -> None:
         """Publish what of `items` is not out yet, in as many frames as the credits dictate."""
         start = min(edge.skip, len(items))
         edge.skip -= start
-        producer = edge.producer
+        producer, order = edge.producer, edge.order
         while start < len(items):
             want = len(items) - start
             got = producer.acquire(want) if edge.drop_on_full else self._gather(edge, want)
             if not got:
                 producer.drop(want)
-                return
+                break
             if got < len(items):
                 payload = encode(items[start : start + got], self._max_item_bytes)
-            producer.publish(payload, part_of(tag, start, got))
+            part = part_of(tag, start, got)
+            start += got
+            if order is not None:
+                ends = last and start == len(items)
+                part = order.tag(part, producer.offset, got, ends)
+                last = last and not ends
+            producer.publish(payload, part)
             edge.adapt(payload)
             self.flush_items = max(edge.frame_items for edge in self._edges)
-            start += got
+        if last and order is not None:
+            self._mark_end(edge, tag)
+
+    def _mark_end(self, edge: Edge, tag: Tag) -> None:
+        """Say that nothing more comes of the frame in hand; doing so twice does no harm."""
+        producer, order = edge.producer, edge.order
+        assert order is not None
+        end = order.tag(tag, producer.offset, 0, last=True)
+        if edge.drop_on_full and not producer.acquire(1):
+            order.mark(end.place)
+        elif edge.drop_on_full or self._gather(edge, 1):
+            producer.publish(encode([], self._max_item_bytes), end)
 
     def abandon(self) -> int:
         """The item to come gives nothing more; what of it is out on some edge counts as emitted.
@@ -219,5 +221,5 @@ def part_of(tag: Tag, start: int, items: int) -> Tag:
     return tag._replace(origin=tag.origin + start, span=items)
 
 
-def _no_batch() -> tuple[range, set[int]]:
-    return range(0), set()
+def _no_batch() -> range:
+    return range(0)

@@ -7,26 +7,26 @@ and no main guard is needed.
 
 from __future__ import annotations
 
+import pickle
 import random
 import sys
 import types
 from typing import Any
 
-import cloudpickle
-
 from ..errors import OptionError
 from ..stage import StageSpec
+from ..transport.byvalue import dumps
 
 
 def pack_function(stage: StageSpec) -> bytes:
     """Pickle the stage's function; raises `OptionError` when it cannot be."""
     classes = main_classes()
     try:
-        return bytes(cloudpickle.dumps((stage.fn, classes), protocol=5))
+        return dumps((stage.fn, classes))
     except Exception:
         classes = {name: cls for name, cls in classes.items() if _can_be_pickled(cls)}
     try:
-        return bytes(cloudpickle.dumps((stage.fn, classes), protocol=5))
+        return dumps((stage.fn, classes))
     except Exception as error:
         raise OptionError(
             f"stage {stage.name!r}: its function cannot be sent to other processes: {error}; "
@@ -46,7 +46,7 @@ def main_classes() -> dict[str, type]:
 
 def _can_be_pickled(cls: type) -> bool:
     try:
-        cloudpickle.dumps(cls, protocol=5)
+        dumps(cls)
     except Exception:
         return False
     return True
@@ -56,7 +56,7 @@ def load_function(packed: bytes) -> Any:
     """In a worker: the stage's function. Makes `__main__` look like the caller's."""
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
-    fn, classes = cloudpickle.loads(packed)
+    fn, classes = pickle.loads(packed)
     vars(main).update(classes)
     return fn
 

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 from ..errors import ItemError, StageError
 from ..policy.retry import delay_before
-from ..stage import Stage, StageSpec, needs_memory
+from ..stage import Stage, StageSpec, has_snapshot, needs_memory
 from ..stats import DeadLetter
+from ..transport.byvalue import dumps
 from ..transport.frame import Unsendable as Unsendable
 
 FLUSH_NS = 2_000_000
@@ -42,8 +43,11 @@ class Outlet(Protocol):
     def flush_items(self) -> int:
         """How many outputs to collect before handing them on."""
 
-    def emit(self, outputs: list[Any]) -> None:
-        """Send outputs to every stage downstream: all or, raising `Unsendable`, none."""
+    def emit(self, outputs: list[Any], last: bool) -> None:
+        """Send outputs to every stage downstream: all or, raising `Unsendable`, none.
+
+        `last` says that these are the last ones of the frame in hand; there may be none of them.
+        """
 
     def dead_letter(self, letter: DeadLetter) -> None:
         """Hand a given-up item to the caller."""
@@ -127,8 +131,29 @@ class Kernel:
 
     @property
     def stateful(self) -> bool:
-        """Whether outputs depend on what this worker remembers."""
+        """Whether outputs depend on what this worker remembers, and dies with it."""
         return self.stage is not None and needs_memory(self.stage)
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Whether the stage can say what it remembers."""
+        return self.stage is not None and has_snapshot(type(self.stage))
+
+    def snapshot(self) -> bytes:
+        """What the stage remembers, pickled; raises `StageError`."""
+        assert self.stage is not None
+        try:
+            return dumps(self.stage.snapshot())
+        except (Exception, SystemExit) as error:
+            raise self._error("failed in snapshot()", error) from error
+
+    def restore(self, state: bytes) -> None:
+        """Give the stage what `snapshot` returned in another process; raises `StageError`."""
+        assert self.stage is not None
+        try:
+            self.stage.restore(pickle.loads(state))
+        except (Exception, SystemExit) as error:
+            raise self._error("failed in restore()", error) from error
 
     @property
     def batch(self) -> range:
@@ -150,8 +175,8 @@ class Kernel:
             except (Exception, SystemExit) as error:
                 raise self._error("could not be torn down", error) from error
 
-    def run(self, items: Sequence[Any], watch: Watch | None = None) -> None:
-        """Handle the items of one frame; raises `StageError` if one fails under "raise"."""
+    def run(self, items: Sequence[Any], watch: Watch | None = None, is_end: bool = True) -> None:
+        """Handle items of a frame, to its end or not; raises `StageError` if one fails the run."""
         self._reset(items)
         self._watch = watch
         outputs, outlet, apply = self._outputs, self.outlet, self._applier()
@@ -171,18 +196,18 @@ class Kernel:
                 self._flush()
                 now = clock()
             last, waited = now, outlet.waited_ns
-        self._flush()
+        self._flush(is_end)
         self.tally.processed = len(items) - self.tally.failed
         self._items = ()  # so that arrays in shared memory can be let go
 
-    def refuse(self, item: Any, error: BaseException, attempts: int) -> None:
+    def refuse(self, item: Any, error: BaseException, attempts: int, is_end: bool) -> None:
         """Give up an item that is not to be tried again, as a frame of its own."""
         self._reset([item])
         self._watch = None
         self._give_up(0, error, attempts)
         self.tally.emitted = self.outlet.abandon()
         self._ends.append(0)
-        self._flush()
+        self._flush(is_end)
         self._items = ()
 
     def finish(self) -> None:
@@ -306,14 +331,14 @@ class Kernel:
 
     # Outputs.
 
-    def _flush(self) -> None:
+    def _flush(self, last: bool = False) -> None:
         """Hand the collected outputs on; an item with an output that cannot travel fails."""
         outputs, aborted = self._outputs, None
         if self._watch is not None:
             self._watch.pause()
         while True:
             try:
-                self.outlet.emit(outputs)
+                self.outlet.emit(outputs, last)
                 break
             except Unsendable as bad:
                 aborted = self._withdraw(bad) or aborted

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from ..transport.frame import Header
+from ..transport.frame import Tag
 
 
-def describe_position(header: Header, index: int) -> str:
+def describe_position(tag: Tag, index: int) -> str:
     """Name an item by the source item, or items, that it derives from."""
-    if header.exact:
-        return f"source item {header.origin + index}"
-    if header.span == 0:
+    if tag.exact:
+        return f"source item {tag.origin + index}"
+    if tag.span == 0:
         return "an item from finish()"
-    return f"an item from {_source_items(header)}"
+    return f"an item from {_source_items(tag)}"
 
 
-def describe_frame(header: Header) -> str:
+def describe_frame(tag: Tag) -> str:
     """Name all items of a frame."""
-    if header.exact:
-        return _source_items(header)
-    return "items from finish()" if header.span == 0 else f"items from {_source_items(header)}"
+    if tag.exact:
+        return _source_items(tag)
+    return "items from finish()" if tag.span == 0 else f"items from {_source_items(tag)}"
 
 
-def _source_items(header: Header) -> str:
-    if header.span == 1:
-        return f"source item {header.origin}"
-    return f"source items {header.origin} to {header.origin + header.span - 1}"
+def _source_items(tag: Tag) -> str:
+    if tag.span == 1:
+        return f"source item {tag.origin}"
+    return f"source items {tag.origin} to {tag.origin + tag.span - 1}"

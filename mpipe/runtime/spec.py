@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..plan import Plan
+from ..routes import Routes
 from ..transport.channel import ChannelFds
+from ..transport.gaps import GapPipe
+from ..transport.pipe import PipeFds
+from .ordering import EdgeOrder
 
 
 @dataclass(frozen=True)
@@ -13,6 +18,8 @@ class RunSpec:
     """One run. The plan's stages carry no functions: `functions[i]` is stage i's, pickled.
 
     `channels[i]` stands in front of stage i, `results` and `dead_letters` in front of the caller.
+    `gaps` has a pipe for each that sees source order, by its name in `routes`; `stores` is the file
+    of the seats' stores.
     Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`.
     """
 
@@ -22,17 +29,31 @@ class RunSpec:
     results: ChannelFds | None
     dead_letters: ChannelFds | None
     board: int
+    stores: int
+    routes: Routes
+    gaps: Mapping[str, PipeFds]
     reports: int
     reports_in: int
     start_method: str
     max_item_bytes: int
-    ordered_results: bool
+
+    def gap_pipe(self, name: str) -> GapPipe:
+        """The pipe for marks to `name`, who sees source order."""
+        return GapPipe(self.gaps[name], len(self.channels) + 1)
+
+    def order_of(self, source: str, target: str) -> EdgeOrder | None:
+        """How a connection keeps source order; None where nobody needs it."""
+        if not self.routes.is_tracked(target):
+            return None
+        marks = [(self.gap_pipe(name), more) for name, more in self.routes.onward[target]]
+        return EdgeOrder(self.routes.first.get((source, target), 0), marks)
 
     def channel_descriptors(self) -> tuple[int, ...]:
-        """Those of the channels and the board."""
+        """Those that hold what is on its way, and the counters."""
         channels = [*self.channels, self.results, self.dead_letters]
         fds = [fd for channel in channels if channel is not None for fd in channel.all()]
-        return (*fds, self.board)
+        marks = [fd for pipe in self.gaps.values() for fd in pipe.all()]
+        return (*fds, *marks, self.board, self.stores)
 
     def descriptors(self) -> tuple[int, ...]:
         """All that a worker inherits."""

@@ -1,9 +1,10 @@
 """A worker: one process in one seat, from recovery to teardown.
 
-For each frame, in order: (1) take it and return its credits; (2) run the kernel over its items,
-which publishes outputs as it goes; (3) record times, commit the counters; (4) release the slot.
-A replacement finds in its seat's words how far the dead worker came and carries on from there. It
-handles the frame in hand item by item, as if each were a frame of its own.
+For each frame, in order: (1) take it; (2) run the kernel over its items, which publishes outputs as
+it goes; (3) record times, commit the counters, with the stage's state where it has a snapshot - if
+that is costly, after several frames only; (4) let go of what is counted. A replacement finds in its
+seat's words how far the dead worker came and carries on from there. It handles the frame in hand
+item by item, as if each were a frame of its own.
 """
 
 from __future__ import annotations
@@ -20,16 +21,23 @@ from types import FrameType
 from typing import Any
 
 from ..errors import OptionError, StageError, WorkerDied
+from ..policy.pacing import SnapshotPace
+from ..policy.reorder import FINAL
+from ..routes import CALLER
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.consumer import Consumer
-from ..transport.counters import Board, Row, SeatCounters
-from ..transport.frame import Header, Tag
+from ..transport.counters import Board, SeatCounters
+from ..transport.frame import Tag
 from ..transport.producer import Producer
+from ..transport.store import Store
 from ..transport.token import END
+from .account import Account
+from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
 from .emitter import Edge, Emitter, part_of
 from .functions import load_function
+from .intake import Direct, Intake, Work
 from .kernel import Kernel, Stopped
 from .noting import Noting
 from .position import describe_frame, describe_position
@@ -44,6 +52,7 @@ class Worker:
     def __init__(self, spec: RunSpec, seat: int, caution: Caution, reporter: Reporter) -> None:
         plan = spec.plan
         stage = plan.stage_of(seat)
+        self._spec = spec
         self._index = seat - plan.first_seat[stage]
         self._options = plan.graph.stages[stage]
         self._function = spec.functions[stage]
@@ -52,6 +61,9 @@ class Worker:
         self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
         self._counters = SeatCounters(self._board, seat)
         self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
+        self._intake: Intake = Direct(self._consumer, self._counters)
+        self._backlog: Backlog | None = None
+        self._has_snapshot = False
         edges = list(_edges(spec, stage, seat))
         letters = _dead_letters(spec, seat)
         self._producers = [edge.producer for edge in (*edges, *([letters] if letters else []))]
@@ -62,14 +74,15 @@ class Worker:
             spec.max_item_bytes,
             reporter.log,
             self._options.kind == "map",
-            spec.ordered_results,
         )
+        self._is_tracked = any(edge.order for edge in edges)
+        self._account = Account(self._counters, self._is_terminal)
+        self._pace = SnapshotPace()
         self._kernel: Kernel | None = None
         self._noting = Noting(self._counters, self._options.timeout)
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
         self._wear = Wear(self._options)
-        self._service_ns = 0.0
         self._idle_ns = 0
 
     def recover(self) -> None:
@@ -77,8 +90,8 @@ class Worker:
         self._counters.enter(counters.STARTING)
         for producer in self._producers:
             producer.recover()
-        if self._consumer.recover() not in (0, END):
-            self._emitter.resume()
+        self._consumer.recover()
+        self._emitter.resume()
 
     def open(self) -> None:
         """Load the stage's function and set it up; raises `StageError`."""
@@ -87,42 +100,55 @@ class Worker:
         except Exception as error:
             raise self.error("could not load the stage's function", error) from error
         kernel = Kernel(replace(self._options, fn=fn), self._index, self._emitter)
-        self._emitter.batch = lambda: (kernel.batch, kernel.failed)
+        self._emitter.batch = lambda: kernel.batch
         self._kernel = kernel
         kernel.open()
         try:
             self._wear.check(kernel.stateful)
         except OptionError as error:
             raise self.error("cannot keep its limits", error) from error
+        self._has_snapshot = kernel.has_snapshot
+        self._intake, self._backlog = self._make_intake()
+        if self._backlog is not None and self._backlog.state is not None:
+            kernel.restore(self._backlog.state)
         self._counters.put(counters.STATEFUL, kernel.stateful)
         self._counters.enter(counters.BUSY)
+
+    def _make_intake(self) -> tuple[Intake, Backlog | None]:
+        if not (self._options.ordered or self._has_snapshot):
+            return Direct(self._consumer, self._counters), None
+        store, name = Store(self._spec.stores, self._counters.seat), self._options.name
+        routes = gaps = None
+        if self._options.ordered:
+            routes, gaps = self._spec.routes.count[name], self._spec.gap_pipe(name)
+        backlog = Backlog(self._consumer, self._counters, store, routes, gaps)
+        return backlog, backlog
 
     def work(self) -> None:
         """Handle frames to the end of input, then finish; raises `StageError`.
 
         Returns before that when this process is to make way for a new one.
         """
-        consumer, kernel = self._consumer, self._kernel
+        intake, kernel = self._intake, self._kernel
         assert kernel is not None
-        while True:
-            if not consumer.token and not consumer.take():
+        while not intake.ended:
+            if work := intake.take():
+                self._handle(kernel, work)
+                if self._wear.add(work.header.items):
+                    self._commit_rest(kernel)
+                    self._counters.enter(counters.RECYCLING)
+                    return
+            elif not intake.ended:
+                self._commit_rest(kernel)
                 self._wait()
-            if consumer.token == END:
-                break
-            header = consumer.claim()
-            if header is None:
-                continue
-            if not self._counters.is_committed(consumer.token):
-                self._handle(kernel, header)
-            consumer.release()
-            if self._wear.add(header.items):
-                self._counters.enter(counters.RECYCLING)
-                return
+        self._commit_rest(kernel)
         if not self._counters.is_committed(END):
-            now = time.perf_counter_ns()
-            self._emitter.begin(Tag(now, now, 0, 0, 0))
+            now, seat = time.perf_counter_ns(), self._counters.seat
+            self._counters.put(counters.FRAME, END)
+            self._emitter.begin(Tag(now, now, FINAL + seat, 0, 0), END)
             kernel.finish()
-            self._counters.commit(END, self._add_up(kernel, None, now))
+            self._account.add(kernel, None, now)
+            self._commit(END)
         self._counters.enter(counters.FINISHED)
         self._counters.put(counters.DONE, 1)
 
@@ -134,98 +160,89 @@ class Worker:
     def _wait(self) -> None:
         began = time.perf_counter_ns()
         self._counters.enter(counters.IDLE)
-        self._consumer.wait_take()
+        self._intake.wait()
         self._counters.enter(counters.BUSY)
         self._idle_ns += time.perf_counter_ns() - began
 
-    def _handle(self, kernel: Kernel, header: Header) -> None:
-        taken, put, token = time.perf_counter_ns(), self._counters.put, self._consumer.token
-        put(counters.HOLDING, header.items)
-        items = self._load(header)
-        if self._caution.frame == token and items:
-            self._handle_carefully(kernel, header, items, taken)
+    def _handle(self, kernel: Kernel, work: Work) -> None:
+        taken, put, tag = time.perf_counter_ns(), self._counters.put, work.header.tag
+        put(counters.ORIGIN, tag.origin)
+        put(counters.SPAN, tag.span)
+        put(counters.EXACT, tag.exact)
+        put(counters.FRAME, work.id)
+        items = self._load(work)
+        if self._caution.frame == work.id and items:
+            self._handle_carefully(kernel, work, items, taken)
         else:
-            self._emitter.begin(header.tag)
-            kernel.position = lambda index: describe_position(header, index)
+            self._emitter.begin(tag, work.id)
+            kernel.position = lambda index: describe_position(tag, index)
             self._noting.first = 0
             kernel.run(items, self._watch)
-            self._counters.commit(token, self._add_up(kernel, header, taken))
-        put(counters.HOLDING, 0)
+            self._account.add(kernel, work.header, taken)
+        self._consumer.report_service(int(self._account.service_ns))
+        self._intake.done()
+        if self._backlog is None or self._is_due(self._backlog):
+            self._save_and_commit(kernel)
 
-    def _handle_carefully(
-        self, kernel: Kernel, header: Header, items: list[Any], taken: int
-    ) -> None:
+    def _handle_carefully(self, kernel: Kernel, work: Work, items: list[Any], taken: int) -> None:
         """Handle a frame that a worker died on: item by item, each counted as soon as it is done.
 
-        Where a worker's memory goes with its frames, they are counted whole.
+        Where the stage remembers something, they are counted whole, with that.
         """
-        seat, token = self._counters, self._consumer.token
-        before, row = seat.committed, seat.row
-        for index in range(row.settled, len(items)):
-            self._emitter.begin(part_of(header.tag, index, 1))
-            kernel.position = _always(describe_position(header, index))
+        tag, whole = work.header.tag, kernel.stateful or self._has_snapshot
+        for index in range(self._account.settled, len(items)):
+            last = index + 1 == len(items)
+            self._emitter.begin(tag if self._is_tracked else part_of(tag, index, 1), work.id)
+            kernel.position = _always(describe_position(tag, index))
             if death := self._caution.condemned.get(index):
-                kernel.refuse(items[index], self._blame(death), self._options.max_crashes)
+                error, attempts = self._blame(death), self._options.max_crashes
+                kernel.refuse(items[index], error, attempts, last)
             else:
                 self._noting.first = index
-                kernel.run(items[index : index + 1], self._noting)
-            row = self._add_up(kernel, header, taken, row)
-            if not kernel.stateful and index + 1 < len(items):
-                seat.commit(before, row._replace(settled=index + 1))
-                seat.put(counters.HOLDING, len(items) - index - 1)
-        seat.commit(token, row._replace(settled=0))
+                kernel.run(items[index : index + 1], self._noting, last)
+            self._account.add(kernel, work.header, taken)
+            if not (whole or last):
+                self._commit(self._counters.committed, settled=index + 1)
 
     def _blame(self, death: Death) -> WorkerDied:
         what = describe_crashes(self._options.max_crashes)
         message = f"{what} (worker {self._index}; the last time: {death.how})"
         return WorkerDied(message, self._options.name, self._index, death.exitcode)
 
-    def _load(self, header: Header) -> list[Any]:
+    # Counting.
+
+    def _is_due(self, backlog: Backlog) -> bool:
+        """Whether to count what was handled now, rather than with the state after later frames."""
+        if not self._has_snapshot or self._is_tracked:
+            return True
+        now, frames = time.perf_counter_ns(), backlog.uncounted_frames
+        return self._pace.is_due(now, frames, backlog.held_bytes)
+
+    def _commit_rest(self, kernel: Kernel) -> None:
+        """Before waiting, and at the end, nothing stays uncounted."""
+        if self._intake.has_uncounted:
+            self._save_and_commit(kernel)
+
+    def _save_and_commit(self, kernel: Kernel) -> None:
+        if self._has_snapshot and self._backlog is not None:
+            began = time.perf_counter_ns()
+            self._backlog.keep_state(kernel.snapshot())
+            self._pace.took(began, time.perf_counter_ns())
+        self._commit(self._intake.reached)
+
+    def _commit(self, work: int, settled: int = 0) -> None:
+        """Make it all count with one store: up to the frame `work`, and some items after that."""
+        self._intake.prepare(1 - self._counters.row_number)
+        self._account.commit(work, self._idle_ns, self._emitter.waited_ns, settled)
+        self._idle_ns = self._emitter.waited_ns = 0
+        self._intake.counted(settled)
+
+    def _load(self, work: Work) -> list[Any]:
         try:
-            return self._consumer.load()
+            return work.load()
         except Exception as error:
-            what = f"could not unpickle {describe_frame(header)}"
-            raise self.error(what, error, describe_frame(header)) from error
-
-    def _add_up(
-        self, kernel: Kernel, header: Header | None, taken: int, old: Row | None = None
-    ) -> Row:
-        """Record the times of what the kernel did; returns the sums with its counts."""
-        now = time.perf_counter_ns()
-        seat, tally, durations = self._counters, kernel.tally, kernel.durations
-        old = old or seat.row
-        items = len(durations)
-        service, longest = sum(durations), max(durations, default=0)
-        waited = max(0, taken - header.put_ns) if header and items else 0
-        age = max(0, now - header.born_ns) if header and items and self._is_terminal else 0
-        if items:
-            seat.record(counters.SERVICE, durations)
-            seat.record_same(counters.WAIT, waited, items)
-            if self._is_terminal:
-                seat.record_same(counters.END_TO_END, age, items)
-            self._report_service(service / items)
-        idle, self._idle_ns = self._idle_ns, 0
-        blocked, self._emitter.waited_ns = self._emitter.waited_ns, 0
-        return Row(
-            old.processed + tally.processed,
-            old.failed + tally.failed,
-            old.dead_lettered + tally.dead_lettered,
-            old.retried + tally.retried,
-            old.emitted + tally.emitted,
-            old.service_ns + service,
-            max(old.service_max_ns, longest),
-            old.wait_ns + waited * items,
-            max(old.wait_max_ns, waited),
-            old.end_to_end_ns + age * items,
-            max(old.end_to_end_max_ns, age),
-            old.idle_ns + idle,
-            old.blocked_ns + blocked,
-        )
-
-    def _report_service(self, mean_ns: float) -> None:
-        known = self._service_ns
-        self._service_ns = mean_ns if not known else known + (mean_ns - known) / 4
-        self._consumer.report_service(int(self._service_ns))
+            what = f"could not unpickle {describe_frame(work.header.tag)}"
+            raise self.error(what, error, describe_frame(work.header.tag)) from error
 
     def error(self, what: str, error: BaseException, position: str = "") -> StageError:
         """A failure of the worker itself, for the caller."""
@@ -237,13 +254,15 @@ class Worker:
 
 def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
     plan = spec.plan
-    for name in plan.graph.downstream(plan.graph.stages[stage].name):
+    source = plan.graph.stages[stage].name
+    for name in plan.graph.downstream(source):
         target = plan.index[name]
-        channel = Channel(spec.channels[target])
+        producer = Producer(Channel(spec.channels[target]), plan.producers_of(target).index(seat))
         drop_on_full = plan.graph.stages[target].drop_on_full
-        yield Edge(Producer(channel, plan.producers_of(target).index(seat)), drop_on_full)
+        yield Edge(producer, drop_on_full, spec.order_of(source, name))
     if spec.results is not None and seat in plan.terminal_seats:
-        yield Edge(Producer(Channel(spec.results), plan.terminal_seats.index(seat)), False)
+        producer = Producer(Channel(spec.results), plan.terminal_seats.index(seat))
+        yield Edge(producer, False, spec.order_of(source, CALLER))
 
 
 def _dead_letters(spec: RunSpec, seat: int) -> Edge | None:

@@ -101,22 +101,28 @@ class Consumer:
         commit(self._words, others)
         self.channel.free.put(to_bytes([first]) + to_bytes(others))
 
+    @property
+    def header(self) -> frame.Header:
+        """That of the claimed frame."""
+        assert self._header is not None
+        return self._header
+
     def load(self) -> list[Any]:
         """The items of the claimed frame."""
-        header = self._header
-        assert header is not None
-        slot = self.token & SLOT_MASK
+        header = self.header
         size = header.payload_bytes
-        if not header.spilled:
-            memory = self.channel.slot(slot)[frame.payload_offset(header) :]
-        elif header.buffers and size >= ZERO_COPY_BYTES and not self._copy:
-            self._mapping = self.channel.spills.private(slot, size)
+        if header.spilled and header.buffers and size >= ZERO_COPY_BYTES and not self._copy:
+            self._mapping = self.channel.spills.private(self.token & SLOT_MASK, size)
             return frame.read_items(header, memoryview(self._mapping))
-        else:
-            memory = self.channel.spills.part(slot, size)
-        if header.buffers:
-            memory = memoryview(bytearray(memory[:size]))
-        return frame.read_items(header, memory)
+        return frame.read_items(header, frame.owned(header, self.payload()))
+
+    def payload(self) -> memoryview:
+        """The claimed frame's payload where it lies."""
+        header, slot = self.header, self.token & SLOT_MASK
+        if header.spilled:
+            return self.channel.spills.part(slot, header.payload_bytes)
+        start = frame.payload_offset(header)
+        return self.channel.slot(slot)[start : start + header.payload_bytes]
 
     def release(self) -> None:
         """The frame in hand is done; its slot becomes the spare."""

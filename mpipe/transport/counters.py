@@ -20,9 +20,10 @@ from .token import ATTEMPT_ONE, plain
 
 # Words of the worker.
 COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
+FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES = range(8, 14)
 # Words of the coordinator.
-PID, RESTARTS, RECYCLED, CPU_NS = range(12, 16)
-_ROWS = 20
+PID, RESTARTS, RECYCLED, CPU_NS = range(16, 20)
+_ROWS = 24
 
 STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING = range(6)
 STATES = ("starting", "idle", "busy", "blocked", "finished", "recycling")
@@ -142,6 +143,11 @@ class SeatCounters:
         """Whether the frame `token` has been counted."""
         return self.committed == token
 
+    @property
+    def row_number(self) -> int:
+        """Number of the row in force, 0 or 1."""
+        return _row_number(self._words[self._start + COMMITTED])
+
     def record(self, which: int, nanoseconds: Sequence[int]) -> None:
         """Add times to a histogram."""
         histogram.record(self._histograms[which], nanoseconds)
@@ -155,7 +161,7 @@ class SeatCounters:
 
         With the token of the frame before, for sums with a part of the frame in hand.
         """
-        number = 1 - _row_number(self._words[self._start + COMMITTED])
+        number = 1 - self.row_number
         index = self._start + _ROWS + _ROW_WORDS * number
         self._words[index : index + _ROW_WORDS] = memoryview(array("Q", row))
         self._words[self._start + COMMITTED] = token | number * ATTEMPT_ONE

@@ -1,9 +1,10 @@
 """Frames: a batch of items as bytes in a slot.
 
-A slot holds a header, the riders (tokens of the further credits the frame takes) and the payload:
-lengths of the buffers, the pickle, the buffers (each 64-byte aligned). A payload that does not fit
-lies in the slot's spill. The header's checksum is seeded with the token, so a torn, overwritten or
-misplaced frame is an error and never garbage handed to a function.
+A slot holds a header, its path (see `policy.reorder`; empty where nobody downstream is ordered),
+the riders (tokens of the further credits that the frame takes) and the payload: lengths of the
+buffers, the pickle, the buffers (each 64-byte aligned). A payload that does not fit lies in the
+slot's spill. The header's checksum is seeded with the token, so a torn, overwritten or misplaced
+frame is an error and never garbage handed to a function.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from ..errors import ItemError, MPipeError
+from ..policy.reorder import Place
 from .layout import SLOT_BYTES
 from .token import Tokens, from_bytes
 
 OUT_OF_BAND_BYTES = 1 << 12
 """Buffers from this size on are copied once, straight into the slot, not through the pickle."""
 
-_HEADER = struct.Struct("=11Q")
+_HEADER = struct.Struct("=13Q")
 _CHECKSUM = struct.Struct("=Q")
 HEADER_BYTES = _CHECKSUM.size + _HEADER.size
 
@@ -48,10 +50,19 @@ class Tag(NamedTuple):
     """Number of source items, from `origin` on, that its items derive from."""
     exact: int
     """1 if item i of the frame derives from source item `origin + i`, else 0."""
+    route: int = 0
+    """Number of the way from the source, see `mpipe.routes`."""
+    path: tuple[int, ...] = ()
+    """The ranges that it is of earlier frames' outputs, see `policy.reorder.Place`."""
+
+    @property
+    def place(self) -> Place:
+        """Where the frame stands in source order."""
+        return Place(self.origin, self.span, self.route, self.path)
 
 
 class Header(NamedTuple):
-    """What is known of a frame without unpickling it; the last five as in `Tag`."""
+    """What is known of a frame without unpickling it."""
 
     items: int
     riders: int
@@ -59,15 +70,27 @@ class Header(NamedTuple):
     pickle_bytes: int
     payload_bytes: int
     spilled: int
-    put_ns: int
-    born_ns: int
-    origin: int
-    span: int
-    exact: int
+    tag: Tag
+
+    def pack(self) -> bytes:
+        """The header with its path, as bytes."""
+        tag = self.tag
+        path = array("Q", tag.path).tobytes() if tag.path else b""
+        return _HEADER.pack(*self[:6], len(path) // 8, *tag[:6]) + path
+
+    @classmethod
+    def unpack(cls, memory: memoryview) -> Header:
+        """The header that `pack` made."""
+        values = _HEADER.unpack_from(memory)
+        path: tuple[int, ...] = ()
+        if values[6]:
+            path = tuple(memory[_HEADER.size : _HEADER.size + 8 * values[6]].cast("Q"))
+        return cls._make((*values[:6], Tag._make((*values[7:], path))))
 
     @property
-    def tag(self) -> Tag:
-        return Tag(*self[6:])
+    def packed_bytes(self) -> int:
+        """Size of what `pack` makes."""
+        return _HEADER.size + 8 * len(self.tag.path)
 
 
 class Payload(NamedTuple):
@@ -108,10 +131,10 @@ def encode(items: Sequence[Any], max_bytes: int) -> Payload:
 
 def _encode_by_value(items: Sequence[Any], in_band: Any) -> bytes:
     """Pickle what the standard pickle refuses: lambdas, local functions and classes."""
-    import cloudpickle
+    from .byvalue import dumps
 
     try:
-        return bytes(cloudpickle.dumps(items, protocol=5, buffer_callback=in_band))
+        return dumps(items, in_band)
     except Exception as error:
         raise ItemError(f"it cannot be pickled: {str(error) or type(error).__name__}") from error
 
@@ -148,17 +171,17 @@ def write(
     tag: Tag,
 ) -> None:
     """Write a frame; `spill()` gives the memory for a payload that does not fit `slot`."""
-    start = HEADER_BYTES + len(riders)
+    start = HEADER_BYTES + 8 * len(tag.path) + len(riders)
     spilled = start + payload.size + 64 > SLOT_BYTES
-    head = _HEADER.pack(
+    head = Header(
         payload.items,
         len(riders) // 8,
         len(payload.buffers),
         len(payload.data),
         payload.size,
         spilled,
-        *tag,
-    )
+        tag,
+    ).pack()
     slot[:start] = _CHECKSUM.pack(_checksum(token, head, riders)) + head + riders
     target = spill() if spilled else slot[_aligned(start) :]
     offset = 0
@@ -175,10 +198,10 @@ def write(
 
 def read_header(slot: memoryview, token: int) -> tuple[Header, Tokens]:
     """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
-    header = Header._make(_HEADER.unpack_from(slot, _CHECKSUM.size))
-    riders = bytes(slot[HEADER_BYTES : HEADER_BYTES + 8 * header.riders])
-    head = slot[_CHECKSUM.size : HEADER_BYTES]
-    if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, head, riders):
+    header = Header.unpack(slot[_CHECKSUM.size :])
+    start = _CHECKSUM.size + header.packed_bytes
+    riders = bytes(slot[start : start + 8 * header.riders])
+    if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, slot[_CHECKSUM.size : start], riders):
         raise MPipeError(
             f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten"
         )
@@ -200,9 +223,14 @@ def read_items(header: Header, memory: memoryview) -> list[Any]:
     return list(pickle.loads(data, buffers=buffers))
 
 
+def owned(header: Header, payload: memoryview) -> memoryview:
+    """The payload in memory that arrays may keep: a copy, where there are any."""
+    return memoryview(bytearray(payload)) if header.buffers else payload
+
+
 def payload_offset(header: Header) -> int:
     """Where the payload starts in the slot, if it is not spilled."""
-    return _aligned(HEADER_BYTES + 8 * header.riders)
+    return _aligned(_CHECKSUM.size + header.packed_bytes + 8 * header.riders)
 
 
 def _checksum(token: int, head: bytes | memoryview, riders: bytes) -> int:

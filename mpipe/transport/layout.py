@@ -28,8 +28,8 @@ IN_HAND, SPARE, CREDITED, RETURNED, RETURN_ATTEMPT, SERVICE_NS = range(6)
 CONSUMER_WORDS = 8
 
 # Words of a producer's block; the hand follows.
-INTENT, PUBLISHED, DROPPED, RETURNING = range(4)
-HAND = 4
+INTENT, PUBLISHED, DROPPED, RETURNING, BASE, BASE_OF = range(6)
+HAND = 6
 
 
 @dataclass(frozen=True)

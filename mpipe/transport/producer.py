@@ -20,7 +20,7 @@ import time
 
 from . import frame
 from .channel import Channel
-from .layout import DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
+from .layout import BASE, BASE_OF, DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
 from .token import (
     ATTEMPT_ONE,
     SERIAL_ONE,
@@ -65,6 +65,18 @@ class Producer:
     def drop(self, items: int) -> None:
         """Count items that are not published because the queue is full."""
         self._words[self._block + DROPPED] += items
+
+    def begin(self, work: int) -> None:
+        """The frame `work` is about to be handled, perhaps not for the first time."""
+        words, block = self._words, self._block
+        if words[block + BASE_OF] != work:
+            words[block + BASE] = words[block + PUBLISHED]
+            words[block + BASE_OF] = work
+
+    @property
+    def offset(self) -> int:
+        """Items published so far of what comes out of the frame named to `begin`."""
+        return self._words[self._block + PUBLISHED] - self._words[self._block + BASE]
 
     def consumer_service_ns(self) -> float:
         """Mean service time of the consumers, in nanoseconds; 0 while unknown."""

@@ -33,6 +33,11 @@ def first_token(slot: int) -> int:
     return SERIAL_ONE | slot
 
 
+def work_id(number: int) -> int:
+    """Stands for a seat's frame number `number` where no token does; owns no slot."""
+    return number * SERIAL_ONE | (SLOT_MASK - 1)
+
+
 def plain(token: int) -> int:
     """The token with attempt 0, as it stands in the table of current tokens."""
     return token & ~ATTEMPT_MASK

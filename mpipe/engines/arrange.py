@@ -1,0 +1,39 @@
+"""Results in source order: the caller as somebody who sees it."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from typing import Any
+
+from ..policy.reorder import Reorder
+from ..transport.frame import Header
+from ..transport.gaps import GapPipe
+
+
+class Arrangement:
+    """Puts frames of results in order; `routes` lead to the caller, `gaps` says what is missing."""
+
+    def __init__(self, routes: int, gaps: GapPipe) -> None:
+        self._order: Reorder[list[Any]] = Reorder(routes, lambda items: None)
+        self._gaps = gaps
+        self._landing = memoryview(bytearray(select.PIPE_BUF))
+        self.fd = gaps.fd
+
+    @property
+    def next(self) -> int:
+        """The source item whose results come next."""
+        return self._order.at[0]
+
+    def add(self, header: Header, items: list[Any]) -> None:
+        """Take a frame of results."""
+        self._order.add(header.tag.place, items)
+
+    def ready(self, at_end: bool = False) -> Iterator[list[Any]]:
+        """What is in order now; `at_end`, all there is."""
+        while self._gaps.take(self._landing):
+            place = self._gaps.landed(self._landing)
+            assert place is not None
+            self._order.add(place, [])
+        while (items := self._order.pop(at_end)) is not None:
+            yield items
