@@ -93,10 +93,11 @@ BAD_FUNCTIONS: list[tuple[Callable[[mpipe.Pipeline], Any], str]] = [
     (lambda p: p.add_stage("a", Needy), "stage 'a': Needy cannot be made without arguments; pass "
         "an instance, or a factory such as lambda: Needy(...)"),
     (lambda p: p.add_stage("a", Total, max_items=5), "stage 'a': max_items replaces workers, and "
-        "what this stage remembers would be lost with them (it overrides finish() or is stateful)"),
+        "what this stage remembers would be lost with them (it overrides finish() or is stateful); "
+        "define snapshot() and restore(state) to keep it"),
     (lambda p: p.add_stage("a", Total(), max_memory=5), "stage 'a': max_memory replaces workers, "
         "and what this stage remembers would be lost with them (it overrides finish() or is "
-        "stateful)"),
+        "stateful); define snapshot() and restore(state) to keep it"),
     (lambda p: p.add_stage("", same), "a stage's name must be a non-empty, printable str, not ''"),
     (lambda p: p.add_stage("a\n", same), "a stage's name must be a non-empty, printable str, not "
         "'a\\n'"),

@@ -116,8 +116,10 @@ def test_a_worker_without_a_snapshot_fails_the_run_and_says_what_to_define() -> 
 def test_half_of_the_two_methods_is_an_error(defined: str, missing: str) -> None:
     body = {defined: lambda self, *_: None, "process": lambda self, item: [item]}
     half = type("Half", (mpipe.Stage,), body)
+    with pytest.raises(mpipe.OptionError, match=rf"'half'.*must define {missing}\("):
+        mpipe.Pipeline().add_stage("half", half)
     with pytest.raises(mpipe.StageError, match=rf"'half'.*must define {missing}\("):
-        list(mpipe.Pipeline().add_stage("half", half, workers=1).run(range(3)))
+        list(mpipe.Pipeline().add_stage("half", lambda: half(), workers=1).run(range(3)))
 
 
 def test_a_state_that_cannot_be_saved_fails_the_run_with_its_traceback() -> None:
