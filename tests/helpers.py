@@ -1,12 +1,18 @@
-"""Shared by the tests: waiting for a condition, and for processes to be gone."""
+"""Shared by the tests: waiting for a condition, for processes to be gone; killing workers."""
 
 from __future__ import annotations
 
 import os
+import random
+import signal
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 
 import psutil
+
+import mpipe
 
 
 def wait_until(condition: Callable[[], object], within: float = 5.0) -> None:
@@ -38,3 +44,32 @@ def _alive(pid: int) -> bool:
         return not zombie or process.ppid() == os.getpid()
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def killing(outputs: mpipe.Outputs, *names: str) -> Iterator[list[int]]:
+    """Kill workers, of all stages or those named, while the block runs; a bounded number of them.
+
+    On a busy machine they would else be killed faster than they get on.
+    """
+    stop, kills = threading.Event(), []
+
+    def kill() -> None:
+        while len(kills) < 60 and not stop.wait(0.02):
+            stages = [s for s in outputs.stats().stages.values() if not names or s.name in names]
+            workers = [w for stage in stages for w in stage.workers if w.state != "starting"]
+            pid = random.choice(workers).pid if workers else 0
+            if pid:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                    kills.append(pid)
+                except ProcessLookupError:
+                    continue
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield kills
+    finally:
+        stop.set()
+        thread.join()

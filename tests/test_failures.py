@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import assert_gone, wait_until
+from helpers import assert_gone, killing, wait_until
 
 import mpipe
 
@@ -67,25 +67,8 @@ def test_workers_killed_at_random_change_nothing(buffer_size: int) -> None:
     expected.update(("right", y) for y in split for _ in range(y % 3))
 
     outputs = pipeline.run(numbers)
-    stop, kills = threading.Event(), []
-
-    def killer() -> None:
-        turn = 0
-        while not stop.wait(0.01):
-            pids = [w.pid for stage in outputs.stats().stages.values() for w in stage.workers]
-            turn += 1
-            if pid := pids[turn % len(pids)]:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    kills.append(pid)
-                except ProcessLookupError:
-                    continue
-
-    thread = threading.Thread(target=killer)
-    thread.start()
-    got = Counter(outputs)
-    stop.set()
-    thread.join()
+    with killing(outputs) as kills:
+        got = Counter(outputs)
     assert got == expected
     assert kills
     for stage in outputs.stats().stages.values():

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from functions import Work
-from helpers import wait_until
+from helpers import killing, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_conserved, assert_drained, in_order
@@ -55,32 +51,6 @@ def chain(*edges: str) -> mpipe.Pipeline:
     for source, target in edges:
         pipeline.connect(source, target)
     return pipeline
-
-
-@contextmanager
-def killing(outputs: mpipe.Outputs, pause: float, *names: str) -> Iterator[list[int]]:
-    """Kill one worker after the other, of all stages or those named, while the block runs."""
-    stop, kills = threading.Event(), []
-
-    def kill() -> None:
-        while not stop.wait(pause):
-            stages = [s for s in outputs.stats().stages.values() if not names or s.name in names]
-            workers = [w for stage in stages for w in stage.workers if w.state != "starting"]
-            pid = random.choice(workers).pid if workers else 0
-            if pid:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    kills.append(pid)
-                except ProcessLookupError:
-                    continue
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    try:
-        yield kills
-    finally:
-        stop.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -224,7 +194,7 @@ def test_killed_workers_before_and_in_an_ordered_stage_change_nothing(buffer_siz
         expected += [y for y in pair for _ in range(y % 3)]
         expected += [("c", y) for y in pair]
     outputs = pipeline.run(range(700))
-    with killing(outputs, 0.03) as kills:
+    with killing(outputs) as kills:
         (seen,) = outputs
     assert seen == expected
     assert kills

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import killing
 from reference import assert_conserved
 from test_failures import once
-from test_ordered import killing
 
 import mpipe
 
@@ -72,7 +72,7 @@ def test_states_of_several_workers_survive_kills_at_random() -> None:
     pipeline.add_stage("sum", Running, workers=3, buffer_size=25, max_crashes=10**6)
     pipeline.connect("spread", "sum")
     outputs = pipeline.run(range(4000))
-    with killing(outputs, 0.02, "sum") as kills:
+    with killing(outputs, "sum") as kills:
         ends = [out for out in outputs if out[0] == "end"]
     assert kills
     assert len(ends) == 3
