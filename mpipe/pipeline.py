@@ -38,7 +38,7 @@ class Pipeline:
         Options (checked here; an unknown or bad one raises `OptionError`):
 
         - `workers` (None): exactly so many processes; None leaves the number to mpipe.
-        - `buffer_size` (1000): most items that wait in front of the stage.
+        - `buffer_size` (10000): most items that wait in front of the stage.
         - `drop_on_full` (False): items that find the buffer full are dropped and counted.
         - `ordered` (False): the stage's one worker sees the items in source order; of one source
           item, in the order of the stage's incoming edges.

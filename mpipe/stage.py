@@ -150,7 +150,7 @@ class StageSpec:
     kind: Kind = "flat"
     is_factory: bool = False
     workers: int | None = None
-    buffer_size: int = 1000
+    buffer_size: int = 10_000
     drop_on_full: bool = False
     ordered: bool = False
     on_error: str = "raise"

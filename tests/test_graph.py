@@ -271,7 +271,7 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
     defaults = {name: getattr(spec, name) for name in OPTIONS}
     assert defaults == {
         "workers": None,
-        "buffer_size": 1000,
+        "buffer_size": 10_000,
         "drop_on_full": False,
         "ordered": False,
         "on_error": "raise",
@@ -346,11 +346,11 @@ def test_a_pipeline_prints_its_graph_and_its_mermaid_chart() -> None:
     pipeline = chain("a", "b")
     assert repr(pipeline) == (
         "Pipeline('p')\n"
-        "  a: workers=1 buffer_size=1000 -> b\n"
-        "  b: workers=1 buffer_size=1000 -> out"
+        "  a: workers=1 buffer_size=10000 -> b\n"
+        "  b: workers=1 buffer_size=10000 -> out"
     )
     assert pipeline.to_mermaid() == (
-        'flowchart LR\n    s0["a x 1"]\n    s1["b x 1"]\n    s0 -->|1000| s1'
+        'flowchart LR\n    s0["a x 1"]\n    s1["b x 1"]\n    s0 -->|10000| s1'
     )
 
 

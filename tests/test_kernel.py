@@ -501,3 +501,35 @@ def test_an_error_that_cannot_be_pickled_is_still_reported_in_text() -> None:
 
     with pytest.raises(StageError, match=r"ValueError: <unlocked _thread.lock"):
         run(fn, [1])
+
+
+def odd(n: int) -> Any:
+    """All that a function may do, by turns."""
+    if n % 7 == 3:
+        raise ValueError(n)
+    return [None, [n], (n, -n), iter((n, n)), (n + i for i in range(3)), [], [[n]]][n % 7]
+
+
+@pytest.mark.parametrize(
+    ("fn", "kind"),
+    [(odd, "flat"), (lambda n: 60 // (n % 5), "map"), (lambda n: 8 % (n % 4) == 0, "filter")],
+)
+@pytest.mark.parametrize("flush_items", [1, 3, 1000])
+@pytest.mark.parametrize("retries", [0, 1])
+def test_items_timed_together_come_out_like_those_timed_singly(
+    fn: Any, kind: Any, flush_items: int, retries: int
+) -> None:
+    seen = []
+    for mean_ns in (0.0, 125.0):
+        spec = make_spec("s", fn, kind, {"on_error": "dead_letter", "retries": retries})
+        outlet = Recorder(flush_items, unsendable=(15, 16, [13]))
+        kernel = Kernel(spec, 0, outlet)
+        kernel.open()
+        kernel._mean_ns = mean_ns
+        kernel.run(range(100))
+        timed = len(kernel.durations), sum(count for _, count in kernel.runs)
+        assert timed == ((0, 100) if mean_ns else (100, 0))
+        letters = sorted((letter.item, letter.error) for letter in outlet.letters)
+        seen.append((outlet.outputs, letters, kernel.tally))
+    assert seen[0] == seen[1]
+    assert seen[0][2].failed > 10

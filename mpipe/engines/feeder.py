@@ -7,11 +7,10 @@ a while, the thread rests.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from ..errors import Full, MPipeError
@@ -20,6 +19,9 @@ from .source import BEHIND_S, Source
 
 _LOOK_NS = 50_000
 """How often to look whether the stage is idle, in nanoseconds."""
+
+_QUICK_NS = 100_000
+"""While pulling some items takes less than this, more are pulled at a time; in nanoseconds."""
 
 Push = Callable[[Sequence[Any], Sequence[str], "float | None"], None]
 
@@ -47,7 +49,7 @@ class Feeder:
         self._targets = targets
         self._push = push
         self._close = close
-        self._pending: deque[Any] = deque()
+        self._pending: list[Any] = []
         self._sending = threading.Lock()
         self._stopped = threading.Event()
         self._frame_items = 1
@@ -69,7 +71,7 @@ class Feeder:
             try:
                 self._send(timeout=0)
             except Full as full:
-                self._pending.extendleft(reversed(full.items))
+                self._pending[:0] = full.items
             finally:
                 self._sending.release()
         return bool(self._pending)
@@ -86,19 +88,25 @@ class Feeder:
             self.error = error
 
     def _pull(self) -> None:
-        pending, look = self._pending, 0
-        for item in self._items:
+        pending, items, clock = self._pending, iter(self._items), time.perf_counter_ns
+        look, size, began = 0, 1, clock()
+        for item in items:
             pending.append(item)
+            pending.extend(islice(items, size - 1))  # seen by `nudge` as they come
+            now = clock()
+            size = min(2 * size, self._frame_items) if now - began < _QUICK_NS else 1
             if len(pending) < self._frame_items:
-                now = time.perf_counter_ns()
                 if now < look:
+                    began = now
                     continue
                 look = now + _LOOK_NS
                 if not self._source.is_idle(self._targets):
+                    began = clock()
                     continue
             self._flush()
             if self._stopped.is_set():
                 return
+            began = clock()
 
     def _flush(self) -> None:
         while not self._stopped.is_set() and (pause := self._pause_s()):
@@ -112,10 +120,8 @@ class Feeder:
         return BEHIND_S if self._source.is_ahead else self._source.pause_s(self._targets)
 
     def _send(self, timeout: float | None) -> None:
-        items: list[Any] = []
-        with contextlib.suppress(IndexError):
-            while True:
-                items.append(self._pending.popleft())
+        items = self._pending[:]
+        del self._pending[: len(items)]
         if items and not self._stopped.is_set():
             self._push(items, self._targets, timeout)
             self._frame_items = self._source.frame_items(self._targets)

@@ -22,13 +22,16 @@ class Account:
 
     def add(self, kernel: Kernel, header: Header | None, taken_ns: int) -> None:
         """Add what the kernel did last; the frame `header` was taken at `taken_ns`."""
-        seat, tally, durations, old = self._seat, kernel.tally, kernel.durations, self._row
-        items = len(durations)
-        service, longest = sum(durations), max(durations, default=0)
+        seat, tally, durations, runs = self._seat, kernel.tally, kernel.durations, kernel.runs
+        old, items = self._row, len(durations) + sum(count for _, count in runs)
+        service = sum(durations) + sum(mean * count for mean, count in runs)
+        longest = max(max(durations, default=0), max(runs, default=(0, 0))[0])
         waited = age = 0
         if header is not None and items:
             waited = max(0, taken_ns - header.tag.put_ns)
             seat.record(counters.SERVICE, durations)
+            for mean, count in runs:
+                seat.record_same(counters.SERVICE, mean, count)
             seat.record_same(counters.WAIT, waited, items)
             if self._is_terminal:
                 age = max(0, time.perf_counter_ns() - header.tag.born_ns)

@@ -16,14 +16,17 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from operator import length_hint
 from typing import Any, Protocol
 
 from ..errors import ItemError, StageError
 from ..policy.retry import delay_before
+from ..policy.sampling import run_items
 from ..stage import Stage, StageSpec, has_snapshot, needs_memory
 from ..stats import DeadLetter
 from ..transport.byvalue import dumps
 from ..transport.frame import Unsendable as Unsendable
+from .apply import Many, One, appliers
 
 FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
@@ -86,8 +89,9 @@ class Tally:
 class Kernel:
     """Applies one stage's function in one process.
 
-    `position` names the item at an index of the frame in hand, for messages; after `run`, `tally`
-    counts what happened and `durations` holds each item's service time in nanoseconds.
+    `position` names the item at an index of the frame in hand, for messages. After `run`, `tally`
+    counts what happened, `durations` holds the service times of items timed singly, in nanoseconds,
+    and `runs` the mean and the number of those timed together.
     """
 
     def __init__(self, spec: StageSpec, worker: int, outlet: Outlet) -> None:
@@ -98,15 +102,19 @@ class Kernel:
         self.stage: Stage | None = None
         self._fn: Callable[[Any], Any] = spec.fn
         self._outputs: list[Any] = []
+        self._ends: list[int] = []  # len(_outputs) after each item since the last flush
+        self._one, self._many = self._appliers()
+        self._mean_ns = 0.0
         self._watch: Watch | None = None
         self._reset([])
 
     def _reset(self, items: Sequence[Any]) -> None:
         self.tally = Tally()
         self.durations: list[int] = []
+        self.runs: list[tuple[int, int]] = []
         self._items = items
         self._outputs.clear()
-        self._ends: list[int] = []  # len(_outputs) after each item since the last flush
+        self._ends.clear()
         self._done = 0  # items completed before the last flush
         self._failed: set[int] = set()
         self._given = 0  # outputs of an iterator that failed midway, until the item is settled
@@ -120,6 +128,7 @@ class Kernel:
             if isinstance(stage, Stage):
                 self.stage = stage
                 self._fn = stage.process
+                self._one, self._many = self._appliers()
                 stage.setup()
             elif spec.is_factory:
                 raise TypeError(
@@ -179,7 +188,20 @@ class Kernel:
         """Handle items of a frame, to its end or not; raises `StageError` if one fails the run."""
         self._reset(items)
         self._watch = watch
-        outputs, outlet, apply = self._outputs, self.outlet, self._applier()
+        size = 1 if watch is not None else run_items(self._mean_ns)
+        if size == 1:
+            self._handle_singly(items, watch)
+        else:
+            for start in range(0, len(items), size):
+                self._handle_run(items[start : start + size], start)
+        self._flush(is_end)
+        self._learn(len(items))
+        self.tally.processed = len(items) - self.tally.failed
+        self._items = ()  # so that arrays in shared memory can be let go
+
+    def _handle_singly(self, items: Sequence[Any], watch: Watch | None) -> None:
+        """Handle items, each timed."""
+        outputs, outlet, apply = self._outputs, self.outlet, self._one
         clock, collect, end = time.perf_counter_ns, self.durations.append, self._ends.append
         last, waited = clock(), outlet.waited_ns
         for index, item in enumerate(items):
@@ -196,9 +218,28 @@ class Kernel:
                 self._flush()
                 now = clock()
             last, waited = now, outlet.waited_ns
-        self._flush(is_end)
-        self.tally.processed = len(items) - self.tally.failed
-        self._items = ()  # so that arrays in shared memory can be let go
+
+    def _handle_run(self, items: Sequence[Any], start: int) -> None:
+        """Handle items timed together, the first of which is number `start` of the frame."""
+        rest, outlet, clock = iter(items), self.outlet, time.perf_counter_ns
+        began, waited = clock(), outlet.waited_ns
+        while True:
+            try:
+                self._many(rest)
+                break
+            except (Exception, SystemExit) as error:
+                self._retry(start + len(items) - length_hint(rest) - 1, error)
+                self._ends.append(len(self._outputs))
+        spent = clock() - began - (outlet.waited_ns - waited)
+        self.runs.append((spent // len(items), len(items)))
+        if len(self._outputs) >= outlet.flush_items:
+            self._flush()
+
+    def _learn(self, items: int) -> None:
+        """Keep a moving mean of the service time, to know how many items to time together."""
+        if items:
+            mean = (sum(self.durations) + sum(ns * n for ns, n in self.runs)) / items
+            self._mean_ns = mean if not self._mean_ns else (3 * self._mean_ns + mean) / 4
 
     def refuse(self, item: Any, error: BaseException, attempts: int, is_end: bool) -> None:
         """Give up an item that is not to be tried again, as a frame of its own."""
@@ -221,27 +262,10 @@ class Kernel:
             except (Exception, SystemExit) as error:
                 raise self._error("failed in finish()", error) from error
 
-    # One item: its outputs are added to `_outputs`, less the first `skip`.
+    # Outputs of an item are added to `_outputs`, less the first `skip`.
 
-    def _applier(self) -> Callable[[Any, int], None]:
-        fn, append, extend, take = self._fn, self._outputs.append, self._outputs.extend, self._take
-
-        def flat(item: Any, skip: int) -> None:
-            result = fn(item)
-            kind = type(result)
-            if kind is list or kind is tuple:
-                extend(result)
-            elif result is not None:
-                take(result, skip)
-
-        def mapped(item: Any, skip: int) -> None:
-            append(fn(item))
-
-        def filtered(item: Any, skip: int) -> None:
-            if fn(item):
-                append(item)
-
-        return {"flat": flat, "map": mapped, "filter": filtered}[self.spec.kind]
+    def _appliers(self) -> tuple[One, Many]:
+        return appliers(self.spec.kind, self._fn, self._outputs, self._ends, self._take)
 
     def _take(self, result: Any, skip: int) -> None:
         check_result(result)
@@ -289,7 +313,7 @@ class Kernel:
             try:
                 if watch is not None:
                     watch.enter(index)
-                self._applier()(self._items[index], self._given)
+                self._one(self._items[index], self._given)
                 return
             except (Exception, SystemExit) as again:
                 error = again
