@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mpipe import Latency
-from mpipe.policy.histogram import BUCKETS, bucket, buckets, record, summarise
+from mpipe.policy.histogram import BUCKETS, bucket, record, summarise
 
 RANDOM = np.random.default_rng(20240607)
 
@@ -59,19 +59,9 @@ def test_percentiles_never_exceed_the_maximum_and_are_in_order() -> None:
         assert 0 < latency.p50 <= latency.p90 <= latency.p99 <= latency.max
 
 
-def test_the_scalar_and_the_vectorised_bucket_agree_everywhere() -> None:
-    edges = {0, 1, 15, 16, 17, 31, 32, 33, 2**43, 2**44, 2**52}
-    for octave in range(4, 45):
-        for k in (0, 1, 13, 31):
-            start = (2**octave * (32 + k)) // 32
-            edges |= {start - 1, start, start + 1}
-    values = np.concatenate([sorted(edges), RANDOM.integers(0, 2**44, 10_000)]).astype(np.int64)
-    assert [bucket(value) for value in values.tolist()] == buckets(values).tolist()
-
-
 def test_buckets_rise_with_time_and_use_the_whole_range() -> None:
     values = np.unique(np.geomspace(1, 2**44, 50_000).astype(np.int64))
-    found = buckets(values)
+    found = np.array([bucket(value) for value in values.tolist()])
     assert bool(np.all(np.diff(found) >= 0))
     assert (int(found[0]), int(found[-1])) == (0, BUCKETS - 1)
     assert set(range(32 * 3, BUCKETS)) <= set(found.tolist())
@@ -79,12 +69,6 @@ def test_buckets_rise_with_time_and_use_the_whole_range() -> None:
 
 def test_times_outside_the_range_go_to_the_ends() -> None:
     assert [bucket(n) for n in (0, 1, 15, 2**60)] == [0, 0, 0, BUCKETS - 1]
-
-
-def test_recording_all_at_once_equals_recording_one_by_one() -> None:
-    samples = DISTRIBUTIONS["lognormal"][:1000]
-    assert histogram(samples, 1).tolist() == histogram(samples, 1000).tolist()
-    assert int(histogram(samples, 17).sum()) == 1000
 
 
 def test_nothing_recorded_gives_an_empty_latency() -> None:

@@ -8,7 +8,7 @@ that took somewhat longer.
 
 from __future__ import annotations
 
-SINGLE_NS = 4000
+SINGLE_NS = 20_000
 """Service time from which on each item is timed, in nanoseconds."""
 
 MOST_ITEMS = 32

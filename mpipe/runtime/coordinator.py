@@ -14,10 +14,8 @@ stage fails, and when the caller is gone.
 from __future__ import annotations
 
 import gc
-import importlib
 import os
 import pickle
-import resource
 import select
 import selectors
 import signal
@@ -227,20 +225,11 @@ class Coordinator:
         elif verdict in _FATAL or (condemned and self._stages[seat.stage].on_error == "raise"):
             self._fail(seat, death, _reason(verdict, seat.record))
         else:
-            self._import_numpy()
             self._put(seat, counters.ITEM, 0)
             self._put(seat, counters.DUE_NS, 0)
             self._put(seat, counters.RESTARTS, self._get(seat, counters.RESTARTS) + 1)
             seat.restart_at = time.monotonic() + seat.record.delay
             self._restart_due()
-
-    def _import_numpy(self) -> None:
-        """Workers import numpy if they need it; replacements must not each take that time.
-
-        Where address space is limited its libraries may end the process, so not in this one.
-        """
-        if resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
-            importlib.import_module("numpy")
 
     def _index(self, seat: Seat) -> int:
         """The seat's place in its pool."""

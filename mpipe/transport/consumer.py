@@ -27,7 +27,6 @@ from .token import (
     END,
     SERIAL_ONE,
     SLOT_MASK,
-    Tokens,
     attempt,
     commit,
     plain,
@@ -92,9 +91,9 @@ class Consumer:
         self._header = header
         return header
 
-    def _return_credits(self, spare: int, riders: Tokens) -> None:
+    def _return_credits(self, spare: int, riders: list[int]) -> None:
         if self._recovering:
-            self._return_doubtful([spare, *map(int, riders)])
+            self._return_doubtful([spare, *riders])
             return
         first, others = spare + SERIAL_ONE, successors(riders)
         commit(self._words, [first])

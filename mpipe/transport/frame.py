@@ -19,7 +19,7 @@ from zlib import crc32
 from ..errors import ItemError, MPipeError
 from ..policy.reorder import Place
 from .layout import SLOT_BYTES
-from .token import Tokens, from_bytes
+from .token import from_bytes
 
 OUT_OF_BAND_BYTES = 1 << 12
 """Buffers from this size on are copied once, straight into the slot, not through the pickle."""
@@ -196,7 +196,7 @@ def write(
         offset += _aligned(raw.nbytes)
 
 
-def read_header(slot: memoryview, token: int) -> tuple[Header, Tokens]:
+def read_header(slot: memoryview, token: int) -> tuple[Header, list[int]]:
     """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
     header = Header.unpack(slot[_CHECKSUM.size :])
     start = _CHECKSUM.size + header.packed_bytes

@@ -17,7 +17,7 @@ PAGE = 4096
 
 SLOT_BYTES = 1 << 16
 
-MAX_CREDITS = 2048
+MAX_CREDITS = 1024
 """Most credits of a channel: so many tokens fit a 64 KiB pipe however they are written to it."""
 
 MAX_FRAME_CREDITS = 480

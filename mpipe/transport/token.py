@@ -7,22 +7,12 @@ repeated with a higher attempt. See docs/protocol.md.
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING, TypeAlias
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-Many: TypeAlias = "npt.NDArray[np.uint64]"
-Tokens: TypeAlias = "list[int] | Many"
+from collections.abc import Iterable
 
 SLOT_MASK = (1 << 16) - 1
 ATTEMPT_ONE = 1 << 16
 ATTEMPT_MASK = 0xFF << 16
 SERIAL_ONE = 1 << 24
-
-_MANY = 64
-"""From so many tokens on, numpy is quicker than a loop; it is not imported before."""
 
 END = SERIAL_ONE | SLOT_MASK
 """Says that no more frames come; owns no slot."""
@@ -48,60 +38,32 @@ def attempt(token: int) -> int:
     return token & ATTEMPT_MASK
 
 
-# Many tokens at a time: a list of few, or an array from `_MANY` on, where numpy is quicker.
-
-
-def load(words: memoryview, start: int, end: int) -> Tokens:
+def load(words: memoryview, start: int, end: int) -> list[int]:
     """The tokens in the words from `start` to `end`, without the empty words."""
-    if end - start < _MANY:
-        return [token for token in words[start:end].tolist() if token]
-    import numpy as np
-
-    held: Many = np.frombuffer(words, np.uint64, end - start, start * 8)
-    present: Many = held[held != 0]
-    return present
+    return [token for token in words[start:end].tolist() if token]
 
 
-def from_bytes(data: bytes) -> Tokens:
+def from_bytes(data: bytes) -> list[int]:
     """Tokens as `to_bytes` made them."""
-    if len(data) < 8 * _MANY:
-        return array("Q", data).tolist()
-    import numpy as np
-
-    return np.frombuffer(data, np.uint64)
+    return array("Q", data).tolist()
 
 
-def to_bytes(tokens: Tokens) -> bytes:
+def to_bytes(tokens: Iterable[int]) -> bytes:
     """Tokens as they go through a pipe."""
-    return array("Q", tokens).tobytes() if isinstance(tokens, list) else tokens.tobytes()
+    return array("Q", tokens).tobytes()
 
 
-def any_attempt(tokens: Tokens) -> bool:
+def any_attempt(tokens: Iterable[int]) -> bool:
     """Whether some token has an attempt above 0."""
-    if isinstance(tokens, list):
-        return any(token & ATTEMPT_MASK for token in tokens)
-    import numpy as np
-
-    return bool((tokens & np.uint64(ATTEMPT_MASK)).any())
+    return any(token & ATTEMPT_MASK for token in tokens)
 
 
-def successors(tokens: Tokens) -> Tokens:
+def successors(tokens: Iterable[int]) -> list[int]:
     """The tokens with their next serial."""
-    if isinstance(tokens, list):
-        return [token + SERIAL_ONE for token in tokens]
-    import numpy as np
-
-    following: Many = tokens + np.uint64(SERIAL_ONE)
-    return following
+    return [token + SERIAL_ONE for token in tokens]
 
 
-def commit(words: memoryview, tokens: Tokens) -> None:
+def commit(words: memoryview, tokens: Iterable[int]) -> None:
     """Store tokens as the current ones of their slots, in the table at the start of `words`."""
-    if isinstance(tokens, list):
-        for token in tokens:
-            words[token & SLOT_MASK] = token
-    else:
-        import numpy as np
-
-        slots = (tokens & np.uint64(SLOT_MASK)).astype(np.intp)
-        np.frombuffer(words, np.uint64)[slots] = tokens
+    for token in tokens:
+        words[token & SLOT_MASK] = token
