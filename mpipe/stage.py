@@ -116,6 +116,7 @@ OPTIONS: Mapping[str, Option] = {
         "a whole number of processes, 1 or more, or None for a share of the cores",
     ),
     "buffer_size": Option(_integer(1), "a whole number of items, 1 or more"),
+    "buffer_bytes": Option(_integer(1), "a whole number of bytes, 1 or more"),
     "drop_on_full": Option(_boolean, "True or False"),
     "ordered": Option(_boolean, "True or False"),
     "on_error": Option(
@@ -151,6 +152,7 @@ class StageSpec:
     is_factory: bool = False
     workers: int | None = None
     buffer_size: int = 10_000
+    buffer_bytes: int = 1 << 26
     drop_on_full: bool = False
     ordered: bool = False
     on_error: str = "raise"

@@ -8,8 +8,10 @@ from mpipe.policy.batching import (
     FRAME_BYTES,
     FRAME_NS,
     MOST_PAUSE_S,
+    credits_for,
     fair_share,
     frame_items,
+    items_for,
     pause_s,
 )
 from mpipe.policy.retry import delay_before
@@ -24,6 +26,26 @@ def test_each_consumer_can_hold_one_frame_and_have_one_waiting(
     assert share >= 1
     assert share == 1 or share * 2 * consumers <= buffer_items
     assert (share + 1) * 2 * consumers > buffer_items
+
+
+def test_a_frame_costs_credits_for_its_items_or_for_its_bytes_whichever_are_more() -> None:
+    assert credits_for(10, 5, unit=1, credit_bytes=100) == 10
+    assert credits_for(10, 5, unit=3, credit_bytes=100) == 4
+    assert credits_for(1, 1001, unit=1, credit_bytes=100) == 11
+
+
+@pytest.mark.parametrize("size", [0, 10, 950, 5000])
+@pytest.mark.parametrize("unit", [1, 3])
+def test_credits_pay_for_all_items_from_their_price_on_and_never_for_more_bytes(
+    size: int, unit: int
+) -> None:
+    items, credit_bytes = 12, 100
+    price = credits_for(items, size, unit, credit_bytes)
+    for held in range(price + 2):
+        paid = items_for(held, items, size, unit, credit_bytes)
+        assert paid <= held * unit
+        assert paid * size <= held * credit_bytes * items
+        assert (paid == items) == (held >= price)
 
 
 def test_an_unknown_service_time_gives_single_items() -> None:
@@ -51,6 +73,7 @@ def test_a_frame_takes_no_more_than_its_share() -> None:
 def test_large_items_travel_in_small_frames() -> None:
     assert frame_items(10, 10**6, FRAME_BYTES / 4) == 4
     assert frame_items(10, 10**6, FRAME_BYTES * 4) == 1
+    assert frame_items(10, 10**6, 1000, frame_bytes=5000) == 4
 
 
 def test_items_of_unknown_size_are_limited_by_time_and_share_only() -> None:
@@ -60,11 +83,11 @@ def test_items_of_unknown_size_are_limited_by_time_and_share_only() -> None:
 
 def test_a_source_rests_only_while_a_buffer_that_is_nearly_full_is_work_for_a_while() -> None:
     millisecond = 1_000_000
-    assert pause_s(749, 1000, millisecond, 1) == 0
-    assert pause_s(750, 1000, millisecond, 1) == MOST_PAUSE_S
-    assert pause_s(100, 100, millisecond, 2) == pytest.approx(0.1 / 2 / 4)
-    assert pause_s(10, 10, millisecond, 1) == 0, "too little work to rest"
-    assert pause_s(1000, 1000, 100, 1) == 0, "quick consumers"
+    assert pause_s(0.749, 749, millisecond, 1) == 0
+    assert pause_s(0.75, 750, millisecond, 1) == MOST_PAUSE_S
+    assert pause_s(1.0, 100, millisecond, 2) == pytest.approx(0.1 / 2 / 4)
+    assert pause_s(1.0, 10, millisecond, 1) == 0, "too little work to rest"
+    assert pause_s(1.0, 1000, 100, 1) == 0, "quick consumers"
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(2, 0.5), (3, 1.0), (4, 2.0), (7, 16.0)])

@@ -60,8 +60,11 @@ class Faulty:
 
 
 @contextmanager
-def channel(buffer_items: int, consumers: int = 1, producers: int = 1) -> Iterator[Channel]:
-    fds = create_channel(ChannelLayout(buffer_items, consumers, producers, LIMIT))
+def channel(
+    buffer_items: int, consumers: int = 1, producers: int = 1, buffer_bytes: int = 1 << 40
+) -> Iterator[Channel]:
+    layout = ChannelLayout(buffer_items, consumers, producers, LIMIT, buffer_bytes)
+    fds = create_channel(layout)
     opened = Channel(fds)
     try:
         yield opened
@@ -72,7 +75,7 @@ def channel(buffer_items: int, consumers: int = 1, producers: int = 1) -> Iterat
 
 
 def send(producer: Producer, items: list[Any]) -> int:
-    got = producer.acquire(len(items))
+    got = producer.acquire(len(items), encode(items, LIMIT).size)
     if got:
         producer.publish(encode(items[:got], LIMIT), TAG)
     return got
@@ -165,24 +168,81 @@ def test_credits_return_the_moment_a_frame_is_taken() -> None:
         assert consumer.load() == [1, 2, 3]
 
 
-def test_a_producer_that_crashes_at_any_step_loses_and_doubles_nothing() -> None:
+BIG = [bytes(1000)]
+"""An item of some more than a thousand bytes."""
+
+
+def test_a_queue_holds_no_more_than_its_bytes_but_always_one_frame() -> None:
+    with channel(20, buffer_bytes=2000) as pipe:
+        producer, other, consumer = Producer(pipe, 0), Producer(pipe, 0), Consumer(pipe, 0)
+        assert send(producer, BIG) == 1
+        assert send(producer, BIG) == 0
+        producer.give_back()
+        assert send(producer, [1] * 10) == 9, "eleven of the twenty credits are taken"
+        assert receive(consumer) == BIG
+        assert receive(consumer) == [1] * 9
+        assert send(producer, [bytes(100_000)]) == 1, "nothing else waits"
+        assert send(other, [1]) == 0
+        assert receive(consumer) == [bytes(100_000)]
+        assert credits_left(pipe) == 20
+
+
+def test_two_producers_that_hold_a_part_of_what_they_need_do_not_wait_for_each_other() -> None:
+    with channel(20, producers=2, buffer_bytes=2000) as pipe:
+        one, two, consumer = Producer(pipe, 0), Producer(pipe, 1), Consumer(pipe, 0)
+        assert send(one, BIG) == 1
+        assert one.acquire(1, 800) == 1  # eight credits
+        assert send(two, BIG) == 0  # the last one
+        assert receive(consumer) == BIG
+        pipe.free.take(pipe.layout.producer(0), 20)  # somebody else is quicker
+        assert send(two, BIG) == 1
+
+
+def test_credits_that_are_given_back_can_be_used_by_others_and_a_crash_in_it_loses_none() -> None:
     def scenario(fuse: int) -> bool:
-        with channel(4, producers=2) as pipe:
+        with channel(20, producers=2, buffer_bytes=2000) as pipe:
             consumer = Consumer(pipe, 0)
+            assert send(Producer(pipe, 1), BIG) == 1
             crashed = True
             try:
-                send(crashing(Producer(pipe, 0), fuse), [10, 11, 12])
+                dying = crashing(Producer(pipe, 0), fuse)
+                assert send(dying, BIG) == 0
+                dying.give_back()
                 crashed = False
             except Crash:
                 pass
             replacement = Producer(pipe, 0)
             replacement.recover()
-            sent = [10, 11, 12][: replacement.published]
-            missing = [10, 11, 12][replacement.published :]
-            assert sent in ([], [10, 11, 12])
+            send_all(Producer(pipe, 1), list(range(9)))
+            assert receive_all(consumer) == [*BIG, *range(9)]
+            assert credits_left(pipe) == 20
+        return crashed
+
+    assert crash_everywhere(scenario) > 6
+
+
+@pytest.mark.parametrize(("items", "buffer_bytes"), [([10, 11, 12], 1 << 40), ([bytes(30)], 80)])
+def test_a_producer_that_crashes_at_any_step_loses_and_doubles_nothing(
+    items: list[Any], buffer_bytes: int
+) -> None:
+    """Three credits each: one for each item, or all for a large one."""
+
+    def scenario(fuse: int) -> bool:
+        with channel(4, producers=2, buffer_bytes=buffer_bytes) as pipe:
+            consumer = Consumer(pipe, 0)
+            crashed = True
+            try:
+                send(crashing(Producer(pipe, 0), fuse), items)
+                crashed = False
+            except Crash:
+                pass
+            replacement = Producer(pipe, 0)
+            replacement.recover()
+            missing = items[replacement.published :]
+            assert missing in ([], items)
             if missing:
                 send_all(replacement, missing)
-            assert receive_all(consumer) == [10, 11, 12]
+            assert receive_all(consumer) == items
             assert credits_left(pipe) == 4
         return crashed
 

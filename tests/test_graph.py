@@ -40,8 +40,8 @@ class Needy(mpipe.Stage):
 
 
 OPTION_NAMES = (
-    "workers, buffer_size, drop_on_full, ordered, on_error, retries, retry_delay, max_crashes, "
-    "timeout, max_items, max_memory"
+    "workers, buffer_size, buffer_bytes, drop_on_full, ordered, on_error, retries, retry_delay, "
+    "max_crashes, timeout, max_items, max_memory"
 )
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
@@ -55,6 +55,8 @@ BAD_STAGES: list[tuple[dict[str, Any], str]] = [
         "not 0"),
     ({"buffer_size": None}, "stage 'a': buffer_size must be a whole number of items, 1 or more, "
         "not None"),
+    ({"buffer_bytes": 1e6}, "stage 'a': buffer_bytes must be a whole number of bytes, 1 or more, "
+        "not 1000000.0"),
     ({"drop_on_full": 1}, "stage 'a': drop_on_full must be True or False, not 1"),
     ({"on_error": "ignore"}, "stage 'a': on_error must be \"raise\", \"skip\" or "
         "\"dead_letter\", not 'ignore'"),
@@ -272,6 +274,7 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
     assert defaults == {
         "workers": None,
         "buffer_size": 10_000,
+        "buffer_bytes": 1 << 26,
         "drop_on_full": False,
         "ordered": False,
         "on_error": "raise",

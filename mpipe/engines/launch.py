@@ -23,8 +23,8 @@ from ..transport.gaps import create_gap_pipe
 from ..transport.layout import ChannelLayout
 from ..transport.store import STORE_BYTES
 
-_LETTERS_BUFFER = 1000
-"""Dead letters that wait for the caller to read them, at most."""
+_LETTERS, _LETTERS_BYTES = 1000, 1 << 26
+"""Dead letters that wait for the caller to read them, at most, and their bytes."""
 
 _BLAS_THREADS = (
     "OMP_NUM_THREADS",
@@ -83,24 +83,29 @@ def _create(
 ) -> RunSpec:
     """Make all shared memory and pipes; `opened` collects their descriptors."""
 
-    def channel(buffer_items: int, consumers: int, producers: int) -> ChannelFds:
-        layout = ChannelLayout(buffer_items, consumers, producers, options.max_item_bytes)
+    def channel(items: int, size: int, consumers: int, producers: int) -> ChannelFds:
+        layout = ChannelLayout(items, consumers, producers, options.max_item_bytes, size)
         fds = create_channel(layout)
         opened.extend(fds.all())
         return fds
 
     stages = plan.graph.stages
     channels = tuple(
-        channel(stage.buffer_size, plan.workers[i], max(1, len(plan.producers_of(i))))
+        channel(
+            stage.buffer_size,
+            stage.buffer_bytes,
+            plan.workers[i],
+            max(1, len(plan.producers_of(i))),
+        )
         for i, stage in enumerate(stages)
     )
     results = letters = None
     if options.results:
         ends = [stages[plan.index[name]] for name in plan.graph.terminals]
-        largest = max(stage.buffer_size for stage in ends)
-        results = channel(largest, 1, len(plan.terminal_seats))
+        most = max(stage.buffer_size for stage in ends), max(stage.buffer_bytes for stage in ends)
+        results = channel(*most, 1, len(plan.terminal_seats))
     if plan.dead_letter_seats:
-        letters = channel(_LETTERS_BUFFER, 1, len(plan.dead_letter_seats))
+        letters = channel(_LETTERS, _LETTERS_BYTES, 1, len(plan.dead_letter_seats))
     routes = find_routes(plan.graph, options.ordered_results)
     gaps = {}
     for name in routes.ordered:

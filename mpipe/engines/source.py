@@ -20,7 +20,7 @@ from ..runtime.emitter import Edge
 from ..runtime.spec import RunSpec
 from ..transport.channel import Channel
 from ..transport.frame import Payload, Tag, encode, encode_all
-from ..transport.producer import Producer
+from ..transport.producer import ROOM_S, Producer
 
 _UNKNOWN_S = 0.002
 """Rest of a source while the service time of busy consumers is unknown, in seconds."""
@@ -67,6 +67,7 @@ class Source:
         self._one_by_one = spec.routes.one_by_one
         self.pushed = 0
         """Items accepted so far: the number of the next source item."""
+        self._encoded: tuple[Sequence[Any], int, Payload] | None = None
 
     def frame_items(self, targets: Sequence[str]) -> int:
         """How many items the next frame should have."""
@@ -87,21 +88,32 @@ class Source:
         that may be more room than there is for a few. Raises `frame.Unsendable` before anything
         is sent.
         """
-        edges = [self._edges[name] for name in targets]
+        edges = [self._edges[name] for name in targets if not self._edges[name].drop_on_full]
         count = min(len(items), self.frame_items(targets))
-        if not self.can_mark or (self.is_ahead and not all(edge.drop_on_full for edge in edges)):
+        if not self.can_mark or (self.is_ahead and len(edges) == len(targets)):
             return Wait([], BEHIND_S)
-        for edge in edges:
-            if not edge.drop_on_full:
-                got = edge.producer.acquire(count)
-                if not got:
-                    return Wait([edge.producer.channel.free.fds.read_now], None)
-                if got < count and patient and edge.producer.consumers_are_busy():
-                    return Wait([], edge.nap_s)
-                count = got
-        payload = encode_all(items[:count], max_item_bytes)[0]
+        room = _room(edges, count, 0, patient)
+        if isinstance(room, Wait):
+            return room
+        payload = self._encode(items, room, max_item_bytes)
+        room = _room(edges, payload.items, payload.size, patient)
+        if isinstance(room, Wait):
+            return room
+        if room < payload.items:
+            payload = encode(items[:room], max_item_bytes)
+        self._encoded = None
         self._publish(items[: payload.items], targets, payload, max_item_bytes)
         return payload.items
+
+    def _encode(self, items: Sequence[Any], count: int, max_item_bytes: int) -> Payload:
+        """Some of the first items, not pickled again for each look whether there is room."""
+        if self._encoded is not None:
+            known, most, payload = self._encoded
+            if known is items and most == count:
+                return payload
+        payload = encode_all(items[:count], max_item_bytes)[0]
+        self._encoded = items, count, payload
+        return payload
 
     def _publish(
         self, items: Sequence[Any], targets: Sequence[str], payload: Payload, max_item_bytes: int
@@ -111,7 +123,7 @@ class Source:
         accepted = dict.fromkeys(self._edges, 0)
         for name in targets:
             edge = self._edges[name]
-            got = 0 if ahead else edge.producer.acquire(count)
+            got = 0 if ahead else edge.producer.acquire(count, payload.size)
             if got:
                 part = payload if got == count else encode(items[:got], max_item_bytes)
                 edge.producer.publish(part, Tag(now, now, self.pushed, got, 1))
@@ -152,7 +164,7 @@ class Source:
 
     def pause_s(self, targets: Sequence[str]) -> float:
         """How long a source may rest, in seconds, because all targets have enough to do."""
-        return min(_pause_s(self._edges[name].producer) for name in targets)
+        return min(_pause_s(self._edges[name]) for name in targets)
 
     def recover(self) -> None:
         """After an exception from outside (Ctrl-C) somewhere in `send`: finish what it began."""
@@ -160,10 +172,26 @@ class Source:
             edge.producer.recover()
 
 
-def _pause_s(producer: Producer) -> float:
+def _room(edges: Sequence[Edge], items: int, size: int, patient: bool) -> int | Wait:
+    """For how many of the items, `size` bytes in all, there is room in front of all `edges`."""
+    for edge in edges:
+        producer = edge.producer
+        got = producer.acquire(items, size)
+        if not got:
+            fds = [producer.channel.free.fds.read_now] if producer.can_take_more else []
+            return Wait(fds, ROOM_S if size else None)
+        if got < items and patient and producer.consumers_are_busy():
+            return Wait([], edge.nap_s)
+        items, size = got, size * got // items
+    return items
+
+
+def _pause_s(edge: Edge) -> float:
+    producer = edge.producer
     channel, layout = producer.channel, producer.channel.layout
     service_ns = producer.consumer_service_ns()
     if not service_ns:  # more frames of one item each would only make it harder
         return _UNKNOWN_S if producer.consumers_are_busy() else 0.0
-    queued = layout.buffer_items - channel.free.waiting() * layout.unit
-    return pause_s(queued, layout.buffer_items, service_ns, layout.consumers)
+    taken = layout.credits - channel.free.waiting()
+    queued = min(taken * layout.unit, channel.ready.waiting() * edge.frame_items)
+    return pause_s(taken / layout.credits, queued, service_ns, layout.consumers)

@@ -22,7 +22,20 @@ def fair_share(buffer_items: int, consumers: int) -> int:
     return max(1, buffer_items // (2 * consumers))
 
 
-def frame_items(service_ns: float, share: int, item_bytes: float) -> int:
+def credits_for(items: int, size: int, unit: int, credit_bytes: int) -> int:
+    """Credits that a frame costs: each stands for `unit` items and for `credit_bytes` bytes."""
+    return max(-(-items // unit), -(-size // credit_bytes))
+
+
+def items_for(credits: int, items: int, size: int, unit: int, credit_bytes: int) -> int:
+    """How many of the items, `size` bytes in all, so many credits pay for."""
+    by_number, room = min(items, credits * unit), credits * credit_bytes
+    return by_number if size <= room else min(by_number, items * room // size)
+
+
+def frame_items(
+    service_ns: float, share: int, item_bytes: float, frame_bytes: int = FRAME_BYTES
+) -> int:
     """Items for a frame, from the consumer's mean service time and the mean size of an item.
 
     A power of two, so that small changes of the means do not change it: credits come back a frame
@@ -31,18 +44,18 @@ def frame_items(service_ns: float, share: int, item_bytes: float) -> int:
     if service_ns <= 0:
         return 1
     by_time = FRAME_NS / service_ns
-    by_size = FRAME_BYTES / item_bytes if item_bytes > 0 else by_time
+    by_size = frame_bytes / item_bytes if item_bytes > 0 else by_time
     most = int(max(1, min(by_time, by_size, share)))
     return 1 << most.bit_length() - 1
 
 
-def pause_s(queued: int, buffer_items: int, service_ns: float, consumers: int) -> float:
+def pause_s(full: float, queued: int, service_ns: float, consumers: int) -> float:
     """How long a source may rest while `queued` items wait in front of the consumers, in seconds.
 
-    Not at all, unless three quarters of the buffer are full and that is work for a while. Then it
-    fills the buffer in bursts, instead of being woken for each frame that leaves it.
+    Not at all, unless three quarters of the buffer are `full` (0 to 1) and that is work for a
+    while. Then it fills the buffer in bursts, instead of being woken for each frame that leaves it.
     """
-    if queued * 4 < buffer_items * 3:
+    if full < 0.75:
         return 0.0
     rest = queued * service_ns * 1e-9 / consumers / 4
     return min(rest, MOST_PAUSE_S) if rest >= LEAST_PAUSE_S else 0.0

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ItemError
-from ..policy.batching import FRAME_NS, fair_share, frame_items
+from ..policy.batching import FRAME_BYTES, FRAME_NS, fair_share, frame_items
 from ..stats import DeadLetter
 from ..transport import counters
 from ..transport.counters import SeatCounters
@@ -39,6 +39,7 @@ class Edge:
         self.order = order
         self.share = fair_share(layout.buffer_items, layout.consumers)
         self.share = min(self.share, layout.hand_words * layout.unit)
+        self._frame_bytes = min(FRAME_BYTES, fair_share(layout.buffer_bytes, layout.consumers))
         self.frame_items = 1
         self.nap_s = _NAP_S
         self.skip = 0
@@ -50,7 +51,7 @@ class Edge:
         if self._sent % _REFRESH_FRAMES == 0 or self.frame_items == 1:
             self._item_bytes = payload.size / max(1, payload.items)
             service = self.producer.consumer_service_ns()
-            self.frame_items = frame_items(service, self.share, self._item_bytes)
+            self.frame_items = frame_items(service, self.share, self._item_bytes, self._frame_bytes)
             if service:
                 self.nap_s = min(FRAME_NS, self.frame_items * service) * 0.5e-9
         self._sent += 1
@@ -137,10 +138,10 @@ class Emitter:
         """Publish what of `items` is not out yet, in as many frames as the credits dictate."""
         start = min(edge.skip, len(items))
         edge.skip -= start
-        producer, order = edge.producer, edge.order
+        producer, order, item_bytes = edge.producer, edge.order, payload.size / len(items)
         while start < len(items):
             want = len(items) - start
-            got = producer.acquire(want) if edge.drop_on_full else self._gather(edge, want)
+            got = self._acquire(edge, want, int(want * item_bytes))
             if not got:
                 producer.drop(want)
                 break
@@ -163,10 +164,10 @@ class Emitter:
         producer, order = edge.producer, edge.order
         assert order is not None
         end = order.tag(tag, producer.offset, 0, last=True)
-        if edge.drop_on_full and not producer.acquire(1):
-            order.mark(end.place)
-        elif edge.drop_on_full or self._gather(edge, 1):
+        if self._acquire(edge, 1, 0):
             producer.publish(encode([], self._max_item_bytes), end)
+        else:
+            order.mark(end.place)
 
     def abandon(self) -> int:
         """The item to come gives nothing more; what of it is out on some edge counts as emitted.
@@ -180,16 +181,17 @@ class Emitter:
             edge.skip = 0
         return out
 
-    def _gather(self, edge: Edge, items: int) -> int:
-        """Credits for a good part of the items, for at least one."""
+    def _acquire(self, edge: Edge, items: int, size: int) -> int:
+        """Credits for a good part of the items, `size` bytes in all; for at least one, or drop."""
         producer = edge.producer
-        got = producer.acquire(items)
-        if got == items:
+        got = producer.acquire(items, size)
+        if edge.drop_on_full and not got:
+            producer.give_back()  # too few for an item, but others may need them
+        if edge.drop_on_full or got == items:
             return got
         began = time.perf_counter_ns()
         self._seat.enter(counters.BLOCKED)
-        producer.acquire(items, wait=True)
-        got = producer.gather(items, edge.nap_s)
+        got = producer.gather(items, size, edge.nap_s)
         self._seat.enter(counters.BUSY)
         self.waited_ns += time.perf_counter_ns() - began
         return got
@@ -201,7 +203,7 @@ class Emitter:
             self._letters_to_skip -= 1
             return
         payload = encode_letter(letter, self._max_item_bytes)
-        if self._gather(edge, 1):
+        if self._acquire(edge, 1, payload.size):
             edge.producer.publish(payload, self._source)
 
 

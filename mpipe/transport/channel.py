@@ -5,9 +5,10 @@
       fill the slot                               (one spare + the riders)
       put the token  ------> ready pipe ------->  take the frame
 
-A token in the free pipe is a credit for `unit` items; the queue can never hold more items than
-there are credits. A frame of n items takes the credits for n: its first token says in which slot
-it lies, the others ride along in its header. A consumer gives as many credits back the moment it
+A token in the free pipe is a credit for `unit` items and `credit_bytes` bytes; the queue can never
+hold more than there are credits for, except one frame. A frame takes the credits for its items, or
+those for its bytes if they are more: its first token says in which slot it lies, the others ride
+along in its header. A consumer gives as many credits back the moment it
 takes the frame, with its spare slot in place of the one it now holds; when it is done, that slot
 becomes its spare. The protocol in full, with its recovery, is docs/protocol.md.
 """

@@ -55,7 +55,8 @@ class Consumer:
         self._recovering = False
         self._header: frame.Header | None = None
         self._mapping: mmap.mmap | None = None
-        self._keep = RETAINED_BYTES // channel.layout.slots // PAGE * PAGE
+        retained = min(RETAINED_BYTES, channel.layout.buffer_bytes)
+        self._keep = retained // channel.layout.slots // PAGE * PAGE
 
     @property
     def token(self) -> int:

@@ -36,14 +36,16 @@ HAND = 6
 class ChannelLayout:
     """Sizes of one channel and the offsets that follow from them.
 
-    The queue holds `credits` credits of `unit` items each. There is a slot for each credit, and
-    one for each of the `consumers`: its spare, which it gives back for the frame it takes.
+    The queue holds `credits` credits, each of which stands for `unit` items and `credit_bytes`
+    bytes. There is a slot for each credit, and one for each of the `consumers`: its spare, which it
+    gives back for the frame it takes.
     """
 
     buffer_items: int
     consumers: int
     producers: int
     max_item_bytes: int
+    buffer_bytes: int = 1 << 62
 
     @property
     def unit(self) -> int:
@@ -53,6 +55,11 @@ class ChannelLayout:
     @property
     def credits(self) -> int:
         return self.buffer_items // self.unit
+
+    @property
+    def credit_bytes(self) -> int:
+        """Bytes per credit."""
+        return max(1, self.buffer_bytes // self.credits)
 
     @property
     def slots(self) -> int:

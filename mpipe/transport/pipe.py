@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import termios
 from dataclasses import astuple, dataclass
@@ -57,6 +58,12 @@ class TokenPipe:
     def wait_take(self, index: int, count: int = 1) -> int:
         """As `take`, but waits until there is at least one; ends early only by a signal handler."""
         return os.readv(self.fds.read, [self._memory[index * 8 : (index + count) * 8]]) // 8
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is a token, at most so long."""
+        poll = select.poll()
+        poll.register(self.fds.read_now, select.POLLIN)
+        poll.poll(seconds * 1000)
 
     def put(self, tokens: bytes | memoryview) -> None:
         """Write tokens, at most PIPE_BUF bytes of them, all at once."""

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import time
 
+from ..policy.batching import credits_for, items_for
 from . import frame
 from .channel import Channel
 from .layout import BASE, BASE_OF, DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
@@ -34,6 +35,9 @@ from .token import (
     to_bytes,
 )
 
+ROOM_S = 0.02
+"""How often to look whether a frame that costs more credits than there are may go, in seconds."""
+
 GATHER_NAPS = 4
 """How often to wait for more credits before a frame goes with those that are there."""
 
@@ -48,6 +52,7 @@ class Producer:
         self._block = layout.producer(seat)
         self._hand = self._block + HAND
         self._unit = layout.unit
+        self._credit_bytes = layout.credit_bytes
         self._hand_end = self._hand + layout.hand_words
         self._end = self._hand  # of the words that may hold tokens now
         self._zeros = memoryview(bytes(8 * layout.hand_words)).cast("Q")
@@ -85,14 +90,17 @@ class Producer:
         known = [value for value in times if value]
         return sum(known) / len(known) if known else 0.0
 
-    def acquire(self, items: int, wait: bool = False) -> int:
-        """Have credits for up to `items` items in hand; returns for how many, 0 if none is free.
+    def acquire(self, items: int, size: int = 0, wait: bool = False) -> int:
+        """Have credits for up to `items` items in hand, of `size` bytes in all.
 
-        With `wait`, blocks until there is at least one. Credits that are not used stay in hand.
+        Returns for how many there are. With `wait`, blocks until there is at least one credit,
+        though that may be too little for an item. Credits that are not used stay in hand.
         """
+        price = credits_for(items, size, self._unit, self._credit_bytes)
+        price = min(price, self.channel.layout.hand_words)
         held = len(load(self._words, self._hand, self._end)) if self._end > self._hand else 0
         pipe = self.channel.free
-        while want := min(-(-items // self._unit) - held, self._hand_end - self._end):
+        while want := min(price - held, self._hand_end - self._end):
             take = pipe.wait_take if wait and not held else pipe.take
             got = take(self._end, want) if want > 0 else 0
             if not got:
@@ -104,20 +112,47 @@ class Producer:
             if held:
                 break
             self._end = self._hand
-        return min(held * self._unit, items)
+        if held >= price:
+            return min(items, held * self._unit)
+        got = items_for(held, items, size, self._unit, self._credit_bytes)
+        if held and not got and not self.channel.ready.waiting():
+            return 1  # when nothing waits, whoever holds the rest may wait for ours
+        return got
 
-    def gather(self, items: int, nap: float) -> int:
-        """As `acquire`, but naps (seconds) for the rest while the consumers have enough to do.
+    def gather(self, items: int, size: int, nap: float) -> int:
+        """As `acquire`, but waits for one item, and naps (seconds) for more while consumers work.
 
         Else credits that came back a few at a time would be spent a few at a time for ever.
         """
-        got = self.acquire(items)
-        for _ in range(GATHER_NAPS):
-            if not 0 < got < items or not self.consumers_are_busy():
+        naps, got = 0, self.acquire(items, size, wait=True)
+        while got < items:
+            if not got:
+                self._wait_for_credits()
+            elif naps < GATHER_NAPS and self.consumers_are_busy():
+                time.sleep(nap)
+                naps += 1
+            else:
                 break
-            time.sleep(nap)
-            got = self.acquire(items)
+            got = self.acquire(items, size)
         return got
+
+    def _wait_for_credits(self) -> None:
+        if self.can_take_more:
+            self.channel.free.wait(ROOM_S)
+        else:
+            time.sleep(ROOM_S)
+
+    @property
+    def can_take_more(self) -> bool:
+        """Whether the hand has room for further credits."""
+        return self._end < self._hand_end
+
+    def give_back(self) -> None:
+        """Return the credits in hand."""
+        words = self._words
+        if held := [index for index in range(self._hand, self._end) if words[index]]:
+            self._give_back(held)
+        self._end = self._hand
 
     def consumers_are_busy(self) -> bool:
         """Whether a frame waits for each consumer."""

@@ -1,0 +1,140 @@
+"""`buffer_bytes`: what waits in front of a stage is bounded in bytes too, and large items pass."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import killing, wait_until
+
+import mpipe
+
+MIB = 1 << 20
+
+
+def wait_for(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.005)
+
+
+def shared_bytes() -> int:
+    """Memory behind the anonymous files that this process holds: those of its runs."""
+    sizes = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            path = Path("/proc/self/fd", name)
+            if "memfd:mpipe" in str(path.readlink()):
+                sizes[path.stat().st_ino] = path.stat().st_blocks * 512
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "budget"), [({"buffer_bytes": 8 * MIB}, 8 * MIB), ({}, 64 * MIB)]
+)
+def test_push_waits_for_the_bytes_of_what_is_queued_and_hands_back_the_rest(
+    tmp_path: Path, options: dict[str, int], budget: int
+) -> None:
+    pipeline = mpipe.Pipeline().add_map(
+        "slow", lambda x: wait_for(tmp_path / "open"), workers=1, **options
+    )
+    items = [bytes(MIB) for _ in range(100)]
+    with pipeline.start() as run:
+        run.push(items[0])
+        wait_until(lambda: run.stats().stages["slow"].queued == 0)
+        with pytest.raises(mpipe.Full) as full:
+            run.push(*items, timeout=0.5)
+        queued = run.stats().stages["slow"].queued
+        assert queued == 100 - len(full.value.items)
+        assert budget - 2 * MIB <= queued * MIB <= budget
+        assert shared_bytes() <= budget + 2 * MIB
+        (tmp_path / "open").touch()
+        run.push(*full.value.items)
+        assert run.drain().stages["slow"].processed == 101
+
+
+def test_a_stage_in_the_middle_holds_back_who_feeds_it(tmp_path: Path) -> None:
+    pipeline = mpipe.Pipeline()
+    pipeline.add_stage("expand", lambda n: (bytes(MIB) for _ in range(n)), workers=2)
+    pipeline.add_map(
+        "slow", lambda x: wait_for(tmp_path / "open"), workers=1, buffer_bytes=4 * MIB
+    ).connect("expand", "slow")
+    with pipeline.start() as run:
+        run.push(50, 50)
+
+        def all_blocked() -> bool:
+            return all(w.state == "blocked" for w in run.stats().stages["expand"].workers)
+
+        wait_until(all_blocked)
+        time.sleep(0.3)
+        assert run.stats().stages["slow"].received <= 4 + 1 + 2
+        (tmp_path / "open").touch()
+        assert run.drain().stages["slow"].processed == 100
+
+
+@pytest.mark.parametrize("buffer_size", [1, 3, 1000])
+def test_items_larger_than_the_buffer_pass_one_at_a_time(buffer_size: int) -> None:
+    options = {"workers": 2, "buffer_size": buffer_size, "buffer_bytes": 1000}
+    pipeline = mpipe.Pipeline()
+    for name in "ab":
+        pipeline.add_map(name, lambda x: x, **options)
+    pipeline.connect("a", "b")
+    sizes = [1, 300_000, 5, 2_000_000, 999, 1001] * 10
+    assert sorted(map(len, pipeline.run(map(bytes, sizes)))) == sorted(sizes)
+
+
+def test_large_items_are_dropped_where_there_is_no_room_and_small_ones_still_pass(
+    tmp_path: Path,
+) -> None:
+    opened = tmp_path / "open"
+    pipeline = mpipe.Pipeline()
+    pipeline.add_map("copy", lambda x: x, workers=2, buffer_size=10)
+    pipeline.add_map(
+        "slow",
+        lambda x: (wait_for(opened), len(x))[1],
+        workers=1,
+        buffer_size=20,
+        buffer_bytes=10_000,
+        drop_on_full=True,
+    ).connect("copy", "slow")
+    with pipeline.start(results=True) as run:
+        run.push(b"taken")
+        wait_until(lambda: run.stats().stages["slow"].workers[0].state == "busy")
+        for size in (6000, 6000, 6000):  # the first takes most of the room
+            run.push(bytes(size))
+            wait_until(lambda: run.stats().stages["copy"].in_flight == 0)
+        for _ in range(6):
+            run.push(b"small")
+            wait_until(lambda: run.stats().stages["copy"].in_flight == 0)
+        opened.touch()
+        run.close()
+        assert Counter(run.results()) == Counter({5: 7, 6000: 1})
+        assert run.drain().stages["slow"].dropped == 2
+
+
+def test_workers_killed_while_large_items_wait_for_room_change_nothing() -> None:
+    pipeline = mpipe.Pipeline()
+    for name in "abc":
+        pipeline.add_map(
+            name, lambda x: x, workers=2, buffer_size=50, buffer_bytes=400_000, max_crashes=10**6
+        )
+    pipeline.connect("a", "b").connect("b", "c")
+    sizes = [random.Random(5).randrange(300_000) + n for n in range(300)]
+    outputs = pipeline.run(bytes(size) for size in sizes)
+    with killing(outputs, *"abc") as kills:
+        assert Counter(map(len, outputs)) == Counter(sizes)
+    assert kills
+    stages = outputs.stats().stages.values()
+    assert all(stage.received == stage.processed == 300 for stage in stages)
+
+
+def test_unread_results_that_are_too_large_make_drain_raise_rather_than_wait_for_ever() -> None:
+    pipeline = mpipe.Pipeline().add_map("copy", lambda n: bytes(n), workers=1, buffer_bytes=MIB)
+    run = pipeline.start(results=True)
+    run.push(600_000, 600_000, 600_000)
+    with pytest.raises(mpipe.MPipeError, match=r"nobody reads its results"):
+        run.drain()
