@@ -50,7 +50,7 @@ def test_push_waits_for_the_bytes_of_what_is_queued_and_hands_back_the_rest(
             run.push(*items, timeout=0.5)
         queued = run.stats().stages["slow"].queued
         assert queued == 100 - len(full.value.items)
-        assert budget - 2 * MIB <= queued * MIB <= budget
+        assert budget * 0.8 <= queued * MIB <= budget
         assert shared_bytes() <= budget + 2 * MIB
         (tmp_path / "open").touch()
         run.push(*full.value.items)
@@ -135,6 +135,6 @@ def test_workers_killed_while_large_items_wait_for_room_change_nothing() -> None
 def test_unread_results_that_are_too_large_make_drain_raise_rather_than_wait_for_ever() -> None:
     pipeline = mpipe.Pipeline().add_map("copy", lambda n: bytes(n), workers=1, buffer_bytes=MIB)
     run = pipeline.start(results=True)
-    run.push(600_000, 600_000, 600_000)
+    run.push(*[600_000] * 10)
     with pytest.raises(mpipe.MPipeError, match=r"nobody reads its results"):
         run.drain()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import resource
+
+_SHARE_OF_ADDRESS_SPACE = 16
+"""An area that takes a larger part than one of so many is not mapped as a whole."""
 
 _MAP_NORESERVE = 0x4000  # mmap.MAP_NORESERVE from Python 3.11 on
 
@@ -38,6 +42,11 @@ def _map(fd: int, size: int, offset: int, flags: int) -> mmap.mmap:
         raise OSError(error.errno, what) from error
 
 
+def _address_space() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return 1 << 62 if limit == resource.RLIM_INFINITY else limit
+
+
 def words(memory: mmap.mmap) -> memoryview:
     """The memory as 64-bit words, each stored and loaded whole."""
     return memoryview(memory).cast("Q")
@@ -47,17 +56,17 @@ class Area:
     """Equal parts of a shared file, one behind the other from `offset` on.
 
     They are mapped all at once when the first is used; or each by itself, for as long as it is
-    used, where the process may not have that much address space (RLIMIT_AS).
+    used, where that is much of the address space that the process may have (RLIMIT_AS).
     """
 
     def __init__(self, fd: int, offset: int, part_bytes: int, parts: int) -> None:
         self._fd = fd
         self._offset = offset
         self._part_bytes = part_bytes
-        self._parts = parts
+        self._size = part_bytes * parts
         self._whole: mmap.mmap | None = None
         self._view: memoryview | None = None
-        self._too_large = False
+        self._too_large = self._size > _address_space() // _SHARE_OF_ADDRESS_SPACE
 
     def part(self, index: int, size: int) -> memoryview:
         """The first `size` bytes of a part."""
@@ -82,7 +91,7 @@ class Area:
     def _map(self) -> memoryview | None:
         if self._view is None and not self._too_large:
             try:
-                self._whole = map_shared(self._fd, self._parts * self._part_bytes, self._offset)
+                self._whole = map_shared(self._fd, self._size, self._offset)
             except OSError:
                 self._too_large = True
                 return None
