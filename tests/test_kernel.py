@@ -512,7 +512,12 @@ def odd(n: int) -> Any:
 
 @pytest.mark.parametrize(
     ("fn", "kind"),
-    [(odd, "flat"), (lambda n: 60 // (n % 5), "map"), (lambda n: 8 % (n % 4) == 0, "filter")],
+    [
+        (odd, "flat"),
+        (lambda n: 60 // (n % 5), "map"),
+        (lambda n: next(iter([n] * (n % 5))), "map"),
+        (lambda n: 8 % (n % 4) == 0, "filter"),
+    ],
 )
 @pytest.mark.parametrize("flush_items", [1, 3, 1000])
 @pytest.mark.parametrize("retries", [0, 1])

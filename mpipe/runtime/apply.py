@@ -8,6 +8,7 @@ the iterator tells by what it has left which item it was.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import length_hint
 from typing import Any
 
 from ..stage import Kind
@@ -60,11 +61,13 @@ def _map(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One, 
         append(fn(item))
 
     def many(items: Iterator[Any]) -> None:
-        before = len(outputs)
+        before, count = len(outputs), length_hint(items)
         try:
             extend(map(fn, items))
         finally:
             ends.extend(range(before + 1, len(outputs) + 1))
+        if len(outputs) - before < count:  # `extend` takes it for the end
+            raise StopIteration
 
     return one, many
 
