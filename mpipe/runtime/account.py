@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..transport import counters
-from ..transport.counters import SeatCounters
+from ..transport.counters import Row, SeatCounters
 from ..transport.frame import Header
 from .kernel import Kernel
 
@@ -16,40 +16,56 @@ class Account:
     def __init__(self, seat: SeatCounters, is_terminal: bool) -> None:
         self.service_ns = 0.0
         """Mean service time of an item, moving, in nanoseconds."""
+        self.idle_ns = self.blocked_ns = 0
+        """Time spent waiting since the last frame was added, for input and for room."""
         self._seat = seat
         self._is_terminal = is_terminal
         self._row = seat.row
 
     def add(self, kernel: Kernel, header: Header | None, taken_ns: int) -> None:
         """Add what the kernel did last; the frame `header` was taken at `taken_ns`."""
-        seat, tally, durations, runs = self._seat, kernel.tally, kernel.durations, kernel.runs
-        old, items = self._row, len(durations) + sum(count for _, count in runs)
-        service = sum(durations) + sum(mean * count for mean, count in runs)
-        longest = max(max(durations, default=0), max(runs, default=(0, 0))[0])
+        tally, old = kernel.tally, self._row
+        items, service, longest = self._record_service(kernel)
         waited = age = 0
         if header is not None and items:
-            waited = max(0, taken_ns - header.tag.put_ns)
-            seat.record(counters.SERVICE, durations)
-            for mean, count in runs:
-                seat.record_same(counters.SERVICE, mean, count)
+            tag, seat = header.tag, self._seat
+            waited = max(0, taken_ns - tag.put_ns)
             seat.record_same(counters.WAIT, waited, items)
             if self._is_terminal:
-                age = max(0, time.perf_counter_ns() - header.tag.born_ns)
+                age = max(0, time.perf_counter_ns() - tag.born_ns)
                 seat.record_same(counters.END_TO_END, age, items)
             self._learn(service / items)
-        self._row = old._replace(
-            processed=old.processed + tally.processed,
-            failed=old.failed + tally.failed,
-            dead_lettered=old.dead_lettered + tally.dead_lettered,
-            retried=old.retried + tally.retried,
-            emitted=old.emitted + tally.emitted,
-            service_ns=old.service_ns + service,
-            service_max_ns=max(old.service_max_ns, longest),
-            wait_ns=old.wait_ns + waited * items,
-            wait_max_ns=max(old.wait_max_ns, waited),
-            end_to_end_ns=old.end_to_end_ns + age * items,
-            end_to_end_max_ns=max(old.end_to_end_max_ns, age),
+        self._row = Row(  # by place: a name for each costs as much as all the rest of it
+            old.processed + tally.processed,
+            old.failed + tally.failed,
+            old.dead_lettered + tally.dead_lettered,
+            old.retried + tally.retried,
+            old.emitted + tally.emitted,
+            old.service_ns + service,
+            max(old.service_max_ns, longest),
+            old.wait_ns + waited * items,
+            max(old.wait_max_ns, waited),
+            old.end_to_end_ns + age * items,
+            max(old.end_to_end_max_ns, age),
+            old.idle_ns + self.idle_ns,
+            old.blocked_ns + self.blocked_ns,
+            old.settled,
         )
+        self.idle_ns = self.blocked_ns = 0
+
+    def _record_service(self, kernel: Kernel) -> tuple[int, int, int]:
+        """Take the service times down; returns how many, their sum and the longest."""
+        durations, runs = kernel.durations, kernel.runs
+        items = service = longest = 0
+        if durations:
+            items, service, longest = len(durations), sum(durations), max(durations)
+            self._seat.record(counters.SERVICE, durations)
+        for mean, count in runs:
+            items += count
+            service += mean * count
+            longest = max(longest, mean)
+            self._seat.record_same(counters.SERVICE, mean, count)
+        return items, service, longest
 
     def _learn(self, mean_ns: float) -> None:
         known = self.service_ns
@@ -60,15 +76,8 @@ class Account:
         """Items of the frame in hand that are counted already."""
         return self._row.settled
 
-    def commit(self, work: int, idle_ns: int, blocked_ns: int, settled: int = 0) -> None:
-        """Make it count, all at once, up to the frame `work`; with the time spent waiting.
-
-        And with the first `settled` items of the frame after that.
-        """
-        old = self._row
-        self._row = old._replace(
-            idle_ns=old.idle_ns + idle_ns,
-            blocked_ns=old.blocked_ns + blocked_ns,
-            settled=settled,
-        )
+    def commit(self, work: int, settled: int = 0) -> None:
+        """Make it count, all at once, up to the frame `work` and `settled` items after that."""
+        if settled != self._row.settled:
+            self._row = self._row._replace(settled=settled)
         self._seat.commit(work, self._row)

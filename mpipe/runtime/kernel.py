@@ -214,7 +214,7 @@ class Kernel:
             end(len(outputs))
             now = clock()
             collect(now - last - (outlet.waited_ns - waited))
-            if len(outputs) >= outlet.flush_items:
+            if len(outputs) >= outlet.flush_items and index + 1 < len(items):
                 self._flush()
                 now = clock()
             last, waited = now, outlet.waited_ns
@@ -232,7 +232,7 @@ class Kernel:
                 self._ends.append(len(self._outputs))
         spent = clock() - began - (outlet.waited_ns - waited)
         self.runs.append((spent // len(items), len(items)))
-        if len(self._outputs) >= outlet.flush_items:
+        if len(self._outputs) >= outlet.flush_items and start + len(items) < len(self._items):
             self._flush()
 
     def _learn(self, items: int) -> None:

@@ -28,7 +28,7 @@ from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.consumer import Consumer
 from ..transport.counters import Board, SeatCounters
-from ..transport.frame import Tag
+from ..transport.frame import Header, Tag
 from ..transport.producer import Producer
 from ..transport.store import Store
 from ..transport.token import END
@@ -83,7 +83,6 @@ class Worker:
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
         self._wear = Wear(self._options)
-        self._idle_ns = 0
 
     def recover(self) -> None:
         """Finish what a dead worker in this seat had begun, before others wait for it."""
@@ -147,7 +146,7 @@ class Worker:
             self._counters.put(counters.FRAME, END)
             self._emitter.begin(Tag(now, now, FINAL + seat, 0, 0), END)
             kernel.finish()
-            self._account.add(kernel, None, now)
+            self._add_up(kernel, None, now)
             self._commit(END)
         self._counters.enter(counters.FINISHED)
         self._counters.put(counters.DONE, 1)
@@ -162,7 +161,7 @@ class Worker:
         self._counters.enter(counters.IDLE)
         self._intake.wait()
         self._counters.enter(counters.BUSY)
-        self._idle_ns += time.perf_counter_ns() - began
+        self._account.idle_ns += time.perf_counter_ns() - began
 
     def _handle(self, kernel: Kernel, work: Work) -> None:
         taken, put, tag = time.perf_counter_ns(), self._counters.put, work.header.tag
@@ -178,7 +177,7 @@ class Worker:
             kernel.position = lambda index: describe_position(tag, index)
             self._noting.first = 0
             kernel.run(items, self._watch)
-            self._account.add(kernel, work.header, taken)
+            self._add_up(kernel, work.header, taken)
         self._consumer.report_service(int(self._account.service_ns))
         self._intake.done()
         if self._backlog is None or self._is_due(self._backlog):
@@ -200,7 +199,7 @@ class Worker:
             else:
                 self._noting.first = index
                 kernel.run(items[index : index + 1], self._noting, last)
-            self._account.add(kernel, work.header, taken)
+            self._add_up(kernel, work.header, taken)
             if not (whole or last):
                 self._commit(self._counters.committed, settled=index + 1)
 
@@ -210,6 +209,11 @@ class Worker:
         return WorkerDied(message, self._options.name, self._index, death.exitcode)
 
     # Counting.
+
+    def _add_up(self, kernel: Kernel, header: Header | None, taken: int) -> None:
+        self._account.blocked_ns += self._emitter.waited_ns
+        self._emitter.waited_ns = 0
+        self._account.add(kernel, header, taken)
 
     def _is_due(self, backlog: Backlog) -> bool:
         """Whether to count what was handled now, rather than with the state after later frames."""
@@ -233,8 +237,7 @@ class Worker:
     def _commit(self, work: int, settled: int = 0) -> None:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
         self._intake.prepare(1 - self._counters.row_number)
-        self._account.commit(work, self._idle_ns, self._emitter.waited_ns, settled)
-        self._idle_ns = self._emitter.waited_ns = 0
+        self._account.commit(work, settled)
         self._intake.counted(settled)
 
     def _load(self, work: Work) -> list[Any]:
