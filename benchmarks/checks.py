@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import processes
 import psutil
 
 PATIENCE_S = 15.0
@@ -142,11 +143,7 @@ def stops_early(tool: Any) -> str:
 
 def workers() -> list[psutil.Process]:
     """Descendants that are there for this tool, not helpers of Python that stay for the next."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "resource_tracker" not in " ".join(child.cmdline())
-    ]
+    return [c for c in psutil.Process().children(recursive=True) if not processes.tidies(c)]
 
 
 def kill_once(item: int) -> int:

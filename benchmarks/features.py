@@ -1,42 +1,27 @@
 """What mpipe and its peers do, found by running them: writes docs/comparison.md.
 
-    python -m venv /tmp/peers
-    /tmp/peers/bin/pip install -e . -r benchmarks/requirements-peers.txt
-    /tmp/peers/bin/python benchmarks/features.py [--tools pool,mpipe] [--checks exception]
+    scripts/peers benchmarks/features.py [--tools pool,mpipe] [--checks exception]
 
 Each cell of the table is the verdict of one small program (see checks.py) with one tool (see
-peers/), run in a process of its own and called hung after `TIMEOUT_S`.
+peers/), run in a process of its own (see cells.py) and called hung after `TIMEOUT_S`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-import subprocess
-import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
 import machine
-import psutil
+import peers
+import tables
+from cells import Cell
 from rich.console import Console
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "comparison.md"
 TIMEOUT_S = 30.0
 
-TOOLS = {
-    "mpipe": "mpipe",
-    "pool": "multiprocessing.Pool",
-    "executor": "ProcessPoolExecutor",
-    "joblib": "joblib",
-    "mpire": "mpire",
-    "pypeln": "pypeln (process)",
-    "spdl": "SPDL (process pools)",
-    "ray_data": "Ray Data",
-}
+TOOLS = ("mpipe", "pool", "executor", "joblib", "mpire", "pypeln", "spdl", "ray_data")
 
 CHECKS = {
     "bounded_source": "Pulls an endless source only as far as needed",
@@ -56,57 +41,24 @@ CHECKS = {
 
 def program(check: str, tool: str) -> list[str]:
     if check.startswith("lambda_"):
-        return [str(HERE / "check_lambda.py"), check.removeprefix("lambda_"), tool]
-    return [str(HERE / "checks.py"), check, tool]
+        return ["check_lambda.py", check.removeprefix("lambda_"), tool]
+    return ["checks.py", check, tool]
 
 
 def verdict(check: str, tool: str) -> str:
     """Run one check with one tool, for `TIMEOUT_S` at most; leave none of its processes behind."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
-        said, errors = Path(scratch, "said"), Path(scratch, "errors")
-        with said.open("w") as out, errors.open("w") as err:
-            running = subprocess.Popen(
-                [sys.executable, *program(check, tool)],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env={**os.environ, "SCRATCH": scratch},
-            )
-            try:
-                running.wait(TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                return f"hangs (over {TIMEOUT_S:g} s)"
-            finally:
-                end_all(scratch)
-                running.wait()
-        lines = said.read_text().split("\n")
-        return lines[-2] if len(lines) > 1 else f"not verified: {_last_line(errors)}"
-
-
-def _last_line(file: Path) -> str:
-    return file.read_text().strip().split("\n")[-1]
-
-
-def end_all(scratch: str) -> None:
-    """Kill every process with this check's mark in its environment, orphans too."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get("SCRATCH") == scratch:
-                process.kill()
-
-
-def column(tool: str) -> str:
-    """A tool's name and version."""
-    package = importlib.import_module(f"peers.{tool}").PACKAGE
-    return f"{TOOLS[tool]} {machine.version(package)}" if package else TOOLS[tool]
+    with Cell(*program(check, tool)) as cell:
+        if not cell.wait(TIMEOUT_S):
+            return f"hangs (over {TIMEOUT_S:g} s)"
+        lines = cell.said.split("\n")
+        return lines[-2] if len(lines) > 1 else f"not verified: {cell.errors.strip()[-100:]}"
 
 
 def page(table: dict[str, dict[str, str]], tools: list[str]) -> str:
     """The table as a page of documentation; the details stay in the cells."""
     known = machine.facts()
-    head = ["", *map(column, tools)]
+    head = ["", *map(peers.title, tools)]
     rows = [[CHECKS[check], *(cells[tool] for tool in tools)] for check, cells in table.items()]
-    lines = [" | ".join(row) for row in (head, ["---"] * len(head), *rows)]
     return PAGE_TEXT.format(
         python=known["python"],
         kernel=known["kernel"],
@@ -114,7 +66,7 @@ def page(table: dict[str, dict[str, str]], tools: list[str]) -> str:
         date=known["date"][:10],
         commit=known["commit"][:12],
         timeout=TIMEOUT_S,
-        table="\n".join(f"| {line} |" for line in lines),
+        table=tables.markdown(head, rows),
     )
 
 
@@ -168,7 +120,7 @@ def main() -> None:
         table[check] = {}
         for tool in tools:
             table[check][tool] = verdict(check, tool)
-            console.print(f"    {TOOLS[tool]}: {table[check][tool]}")
+            console.print(f"    {peers.title(tool)}: {table[check][tool]}")
     if set(tools) == set(TOOLS) and set(checks) == set(CHECKS):
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(table, tools))

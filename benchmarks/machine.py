@@ -30,11 +30,15 @@ def facts(*packages: str) -> dict[str, Any]:
 def one_line(known: dict[str, Any]) -> str:
     """The facts as one line for people."""
     packages = "".join(f", {name} {number}" for name, number in known["packages"].items())
-    commit = (known["commit"] or "unknown")[:12] + ("+changes" if known["dirty"] else "")
     return (
         f"{known['cpu']}, {known['cores']} cores, {known['kernel']}, "
-        f"Python {known['python']}{packages}, commit {commit}"
+        f"Python {known['python']}{packages}, commit {commit(known)}"
     )
+
+
+def commit(known: dict[str, Any]) -> str:
+    """The commit, short, and whether the files differed from it."""
+    return (known["commit"] or "unknown")[:12] + ("+changes" if known["dirty"] else "")
 
 
 def cores() -> int:

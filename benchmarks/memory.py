@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import machine
-import psutil
+import processes
 from measure import RESULTS, save
 from rich.console import Console
 
@@ -29,16 +29,7 @@ IDLE_S = 3.0
 
 def pss() -> int:
     """Bytes of memory that this process and its descendants use, shared pages counted once."""
-    me = psutil.Process()
-    return sum(map(_pss, (me.pid, *(child.pid for child in me.children(recursive=True)))))
-
-
-def _pss(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0  # it has just ended
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return processes.pss(processes.own_tree())
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
+NAME = "ProcessPoolExecutor"
 PACKAGE = None
 
 
@@ -17,3 +18,9 @@ def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False)
 
 
 ordered = stream
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    """The limit is for the whole run: `map` has no other."""
+    with ProcessPoolExecutor(2) as pool:
+        yield from pool.map(fn, source, timeout=seconds)

@@ -6,11 +6,17 @@ from typing import Any
 
 from joblib import Parallel, delayed
 
+NAME = "joblib"
 PACKAGE = "joblib"
 
 
 def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
     parallel = Parallel(2, return_as="generator_unordered", pre_dispatch=10)
+    yield from parallel(delayed(fn)(item) for item in source)
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    parallel = Parallel(2, return_as="generator_unordered", pre_dispatch=10, timeout=seconds)
     yield from parallel(delayed(fn)(item) for item in source)
 
 

@@ -6,15 +6,27 @@ from typing import Any
 
 from mpire import WorkerPool
 
+NAME = "mpire"
 PACKAGE = "mpire"
+
+
+def _singly(source: Iterable[Any]) -> Iterator[tuple[Any]]:
+    """Items that are tuples would be taken for several arguments."""
+    return ((item,) for item in source)
 
 
 def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
     how = {"start_method": "spawn", "use_dill": True} if spawn else {}
     with WorkerPool(2, **how) as pool:
-        yield from pool.imap_unordered(fn, source, chunk_size=1, max_tasks_active=10)
+        yield from pool.imap_unordered(fn, _singly(source), chunk_size=1, max_tasks_active=10)
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    options = {"chunk_size": 1, "max_tasks_active": 10, "task_timeout": seconds}
+    with WorkerPool(2) as pool:
+        yield from pool.imap_unordered(fn, _singly(source), **options)
 
 
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
     with WorkerPool(2) as pool:
-        yield from pool.imap(fn, source, chunk_size=1, max_tasks_active=10)
+        yield from pool.imap(fn, _singly(source), chunk_size=1, max_tasks_active=10)

@@ -4,6 +4,7 @@ import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+NAME = "multiprocessing.Pool"
 PACKAGE = None
 
 
@@ -11,6 +12,17 @@ def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False)
     context = multiprocessing.get_context("spawn" if spawn else None)
     with context.Pool(2) as pool:
         yield from pool.imap_unordered(fn, source)
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    """The limit is for the next result, whichever item it is of."""
+    with multiprocessing.Pool(2) as pool:
+        results = pool.imap_unordered(fn, source)
+        while True:
+            try:
+                yield results.next(seconds)
+            except StopIteration:
+                return
 
 
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pypeln import process
 
+NAME = "pypeln (process, maxsize=10)"
 PACKAGE = "pypeln"
 SIZES = {"workers": 2, "maxsize": 10}
 
@@ -15,6 +16,10 @@ def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False)
     if spawn:
         multiprocessing.set_start_method("spawn", force=True)
     yield from process.map(fn, source, **SIZES)
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    yield from process.map(fn, source, timeout=seconds, **SIZES)
 
 
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:

@@ -10,11 +10,13 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
 
+NAME = "Ray Data"
 PACKAGE = "ray"
 
 
-def _dataset(source: Iterable[Any]) -> Any:
-    ray.init(num_cpus=4, object_store_memory=1 << 28, include_dashboard=False, log_to_driver=False)
+def _dataset(source: Iterable[Any], memory_bytes: int = 1 << 28) -> Any:
+    store = {"object_store_memory": memory_bytes}
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, **store)
     return ray.data.from_items([{"item": item} for item in source])  # takes lists only
 
 
@@ -26,8 +28,22 @@ def _values(dataset: Any) -> Iterator[Any]:
         ray.shutdown()
 
 
+def _map(fn: Callable[[Any], Any], dataset: Any) -> Iterator[Any]:
+    two = ray.data.TaskPoolStrategy(size=2)
+    return _values(dataset.map(lambda row: {"item": fn(row["item"])}, compute=two))
+
+
 def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
-    return _values(_dataset(source).map(lambda row: {"item": fn(row["item"])}, concurrency=2))
+    return _map(fn, _dataset(source))
+
+
+def skipping(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
+    ray.data.DataContext.get_current().max_errored_blocks = -1  # any number
+    return stream(fn, source)
+
+
+def large(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
+    return _map(fn, _dataset(source, 8 << 30))
 
 
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:

@@ -9,14 +9,16 @@ from typing import Any
 
 from spdl.pipeline import PipelineBuilder, TaskPerfStats, TaskStatsHook
 
+NAME = "SPDL (process pools)"
 PACKAGE = "spdl"
 
 
-def _run(
+def run(
     stages: Sequence[Callable[[Any], Any]],
     source: Iterable[Any],
     spawn: bool = False,
     output_order: str = "completion",
+    timeout: float | None = None,
     **options: Any,
 ) -> Iterator[Any]:
     context = multiprocessing.get_context("spawn" if spawn else None)
@@ -27,25 +29,30 @@ def _run(
             builder.pipe(fn, concurrency=2, executor=pool, output_order=output_order)
         pipeline = builder.add_sink(10).build(num_threads=2, **options)
         with pipeline.auto_stop():
-            yield from pipeline
+            yield from pipeline.get_iterator(timeout=timeout)
 
 
 def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
-    return _run([fn], source, spawn)
+    return run([fn], source, spawn)
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    """The limit is for the next result, whichever item it is of."""
+    return run([fn], source, timeout=seconds)
 
 
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
-    return _run([fn], source, output_order="input")
+    return run([fn], source, output_order="input")
 
 
 def two_stages(
     first: Callable[[Any], Any], second: Callable[[Any], Any], source: Iterable[Any]
 ) -> Iterator[Any]:
-    return _run([first, second], source)
+    return run([first, second], source)
 
 
 def expand(fn: Callable[[Any], Iterator[Any]], source: Iterable[Any]) -> Iterator[Any]:
-    return _run([fn], source)
+    return run([fn], source)
 
 
 def percentiles(fn: Callable[[Any], Any], source: Iterable[Any]) -> dict[str, float]:
@@ -55,5 +62,5 @@ def percentiles(fn: Callable[[Any], Any], source: Iterable[Any]) -> dict[str, fl
         async def interval_stats_callback(self, stats: TaskPerfStats) -> None:
             seen.append(stats)
 
-    list(_run([fn], source, task_hook_factory=lambda info: [Hook(info, interval=1.0)]))
+    list(run([fn], source, task_hook_factory=lambda info: [Hook(info, interval=1.0)]))
     return {"p90": seen[-1].p90_time, "p99": seen[-1].p99_time}

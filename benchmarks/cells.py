@@ -1,0 +1,123 @@
+"""A cell: one small program in a process of its own, watched from outside, with nothing left of it.
+
+Its processes carry a mark in their environment, the name of the cell's scratch folder, which they
+keep when they are orphaned. Temporary files go to that folder, too, and what they leave in shared
+memory is removed where its name tells whose it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import filterfalse
+from pathlib import Path
+from types import TracebackType
+
+import processes
+import psutil
+
+HERE = Path(__file__).parent
+MARK = "SCRATCH"
+SHARED = Path("/dev/shm")
+FLOOR = 1 << 30
+"""Free memory, in bytes, that a cell leaves to the rest of the machine, or it is ended."""
+_LOOK_S = 0.02
+_SURVEY_S = 0.25
+_TIDY_S = 2.0
+"""How long a process that tidies up after the others may take."""
+
+
+class Cell:
+    """A running program of this folder; leaving the `with` block ends all that it started."""
+
+    def __init__(self, *program: str) -> None:
+        self.scratch = Path(tempfile.mkdtemp(prefix="cell"))
+        self.peak_pss = 0
+        """The most memory of all its processes together that was seen, in bytes."""
+        self.starved = False
+        """It took so much memory that it was ended."""
+        self._seen: set[psutil.Process] = set()
+        self._pids: set[str] = set()
+        self._surveyed = 0.0
+        with (self.scratch / "said").open("w") as out, (self.scratch / "errors").open("w") as err:
+            self._program = subprocess.Popen(
+                [sys.executable, *program],
+                cwd=HERE,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env={**os.environ, MARK: str(self.scratch), "TMPDIR": str(self.scratch)},
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the program, and of its process group."""
+        return self._program.pid
+
+    @property
+    def said(self) -> str:
+        return (self.scratch / "said").read_text()
+
+    @property
+    def errors(self) -> str:
+        return (self.scratch / "errors").read_text(errors="replace")
+
+    @property
+    def has_ended(self) -> bool:
+        return self._program.poll() is not None
+
+    def wait(self, seconds: float, until: Callable[[], object] | None = None) -> bool:
+        """Wait for `until()` to be true, by default for the program's end; tell whether it is."""
+        until = until or (lambda: self.has_ended)
+        deadline = time.monotonic() + seconds
+        while not until():
+            if time.monotonic() > deadline:
+                return False
+            if time.monotonic() > self._surveyed + _SURVEY_S:
+                self.survey()
+            time.sleep(_LOOK_S)
+        return True
+
+    def survey(self) -> set[psutil.Process]:
+        """All its processes that are there now. Looks at their memory as well."""
+        found = processes.marked(MARK, str(self.scratch))
+        self._seen = processes.alive(self._seen | found)
+        self._pids.update(str(process.pid) for process in found)
+        self.peak_pss = max(self.peak_pss, processes.pss(p.pid for p in self._seen))
+        self._surveyed = time.monotonic()
+        if psutil.virtual_memory().available < FLOOR:
+            self.starved = True
+            processes.end_all(self._seen)
+        return self._seen
+
+    def shared_names(self) -> list[Path]:
+        """What it has in shared memory by a name; known by the numbers of processes in names."""
+        listed = SHARED.iterdir() if SHARED.is_dir() else ()
+        return [path for path in listed if self._pids.intersection(re.split("[-_.]", path.name))]
+
+    def __enter__(self) -> Cell:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        deadline = time.monotonic() + _TIDY_S
+        while left := self.survey():  # what is killed may just have started another
+            late = time.monotonic() > deadline
+            processes.end_all(left if late else filterfalse(processes.tidies, left))
+            self._program.poll()
+            time.sleep(_LOOK_S)
+        self._program.wait()
+        for path in self.shared_names():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self.scratch, ignore_errors=True)

@@ -1,0 +1,17 @@
+"""SPDL told to fail at the first failure, where its default is to log it and go on."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from . import spdl
+
+NAME = "SPDL (process pools, max_failures=0)"
+PACKAGE = spdl.PACKAGE
+
+
+def stream(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
+    return spdl.run([fn], source, max_failures=0)
+
+
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+    return spdl.run([fn], source, timeout=seconds, max_failures=0)
