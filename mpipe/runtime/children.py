@@ -22,6 +22,7 @@ from .spec import RunSpec
 from .worker import leave, run_worker
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _WORKERS_OOM_SCORE, _MOST_OOM_SCORE = 300, 1000
 _libc = ctypes.CDLL(None)
 
@@ -88,6 +89,7 @@ def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:
     if os.getppid() != parent:
         leave(1)
     _go_first_when_memory_runs_out()
+    _keep_freed_memory()
     reseed()
     run_worker(spec, seat, caution)
 
@@ -98,3 +100,13 @@ def _go_first_when_memory_runs_out() -> None:
         score = min(_MOST_OOM_SCORE, int(file.read()) + _WORKERS_OOM_SCORE)
         file.seek(0)
         file.write(b"%d" % score)
+
+
+def _keep_freed_memory() -> None:
+    """Let malloc keep what large arrays leave behind, for the arrays of the next item.
+
+    Else each item's temporary arrays are pages of the kernel's again, at a fault each.
+    """
+    with contextlib.suppress(AttributeError):  # not glibc
+        _libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        _libc.mallopt(_M_TRIM_THRESHOLD, 128 << 20)

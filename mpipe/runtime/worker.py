@@ -169,21 +169,24 @@ class Worker:
         put(counters.SPAN, tag.span)
         put(counters.EXACT, tag.exact)
         put(counters.FRAME, work.id)
-        items = self._load(work)
-        if self._caution.frame == work.id and items:
-            self._handle_carefully(kernel, work, items, taken)
-        else:
-            self._emitter.begin(tag, work.id)
-            kernel.position = lambda index: describe_position(tag, index)
-            self._noting.first = 0
-            kernel.run(items, self._watch)
-            self._add_up(kernel, work.header, taken)
+        self._apply(kernel, work, taken)  # its arrays are gone when it returns, and their slot free
         self._consumer.report_service(int(self._account.service_ns))
         self._intake.done()
         if self._backlog is None or self._is_due(self._backlog):
             self._save_and_commit(kernel)
 
-    def _handle_carefully(self, kernel: Kernel, work: Work, items: list[Any], taken: int) -> None:
+    def _apply(self, kernel: Kernel, work: Work, taken: int) -> None:
+        tag, items = work.header.tag, self._load(work)
+        if self._caution.frame == work.id and items:
+            self._apply_carefully(kernel, work, items, taken)
+            return
+        self._emitter.begin(tag, work.id)
+        kernel.position = lambda index: describe_position(tag, index)
+        self._noting.first = 0
+        kernel.run(items, self._watch)
+        self._add_up(kernel, work.header, taken)
+
+    def _apply_carefully(self, kernel: Kernel, work: Work, items: list[Any], taken: int) -> None:
         """Handle a frame that a worker died on: item by item, each counted as soon as it is done.
 
         Where the stage remembers something, they are counted whole, with that.
