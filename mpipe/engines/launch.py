@@ -15,6 +15,7 @@ from ..routes import find_routes
 from ..runtime import control
 from ..runtime.children import interpreter
 from ..runtime.functions import pack_function
+from ..runtime.nesting import next_level
 from ..runtime.spec import RunSpec
 from ..transport import memory
 from ..transport.channel import ChannelFds, create_channel
@@ -130,6 +131,7 @@ def _create(
         reports_in=opened[-2],
         start_method=options.start_method,
         max_item_bytes=options.max_item_bytes,
+        level=next_level(),
     )
 
 

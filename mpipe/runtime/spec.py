@@ -36,6 +36,7 @@ class RunSpec:
     reports_in: int
     start_method: str
     max_item_bytes: int
+    level: int
 
     def gap_pipe(self, name: str) -> GapPipe:
         """The pipe for marks to `name`, who sees source order."""

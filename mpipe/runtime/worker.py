@@ -32,6 +32,7 @@ from ..transport.frame import Header, Tag
 from ..transport.producer import Producer
 from ..transport.store import Store
 from ..transport.token import END
+from . import nesting
 from .account import Account
 from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
@@ -287,6 +288,7 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
     worker = None
     try:
         signal.signal(signal.SIGTERM, _stop)
+        nesting.enter(spec.level)
         reporter = Reporter(spec.reports, seat)
         worker = Worker(spec, seat, caution, reporter)
         try:
