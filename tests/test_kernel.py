@@ -276,6 +276,16 @@ def test_an_item_that_fails_for_two_reasons_fails_once() -> None:
     assert (kernel.tally.processed, kernel.tally.failed) == (0, 3)
 
 
+@pytest.mark.parametrize("flush_items", [1, 2, 100])
+def test_dead_letters_come_in_the_order_of_the_items_for_whatever_reason_they_fail(
+    flush_items: int,
+) -> None:
+    outlet = Recorder(flush_items, unsendable=(1, 4))
+    run(fails_at(2, 3, 6), list(range(8)), outlet, on_error="dead_letter")
+    assert [letter.item for letter in outlet.letters] == [1, 2, 3, 4, 6]
+    assert outlet.outputs == [0, 5, 7]
+
+
 @pytest.mark.parametrize("flush_items", [1, 2, 3, 100])
 def test_an_item_that_fails_midway_keeps_what_it_gave_wherever_outputs_are_flushed(
     flush_items: int,

@@ -14,6 +14,7 @@ import time
 import traceback
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from operator import length_hint
@@ -318,7 +319,17 @@ class Kernel:
             except (Exception, SystemExit) as again:
                 error = again
         self._given = 0
+        self._keep_order_of_letters()
         self._give_up(index, error, attempt)
+
+    def _keep_order_of_letters(self) -> None:
+        """Let items before this one fail first, if their outputs cannot travel.
+
+        Then letters come in the order of the items: recovery after a crash counts on it.
+        """
+        if self._outputs and self.spec.on_error == "dead_letter":
+            with suppress(ItemError):  # of the item that fails anyway
+                self._flush()
 
     def _give_up(self, index: int, error: BaseException, attempts: int) -> None:
         if index in self._failed:
