@@ -83,17 +83,30 @@ class StageError(MPipeError):
 class WorkerDied(MPipeError):
     """A worker died and could not be replaced without breaking a promise.
 
-    `exitcode` is the process's exit status, or minus the number of the signal that killed it.
+    `exitcode` is the process's exit status, or minus the number of the signal that killed it;
+    `position` what it was working on (its place in the source, as text); `remote_traceback` where
+    its threads were, if it could still say so: after a segfault or a timeout, not after SIGKILL.
     """
 
-    def __init__(self, message: str, stage: str, worker: int, exitcode: int) -> None:
-        super().__init__(message, stage, worker, exitcode)
+    def __init__(
+        self,
+        message: str,
+        stage: str,
+        worker: int,
+        exitcode: int,
+        position: str = "",
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(message, stage, worker, exitcode, position, remote_traceback)
         self.stage = stage
         self.worker = worker
         self.exitcode = exitcode
+        self.position = position
+        self.remote_traceback = remote_traceback
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        text = str(self.args[0])
+        return f"{text}\n\n{self.remote_traceback}" if self.remote_traceback else text
 
 
 class CoordinatorDied(MPipeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections import Counter
@@ -146,3 +147,36 @@ def test_a_crash_while_making_way_loses_nothing(tmp_path: Path) -> None:
     stats = outputs.stats().stages["work"]
     assert stats.restarts >= 3
     assert stats.processed == 50
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_stage_that_can_say_what_it_remembers_keeps_it_when_its_worker_makes_way(
+    ordered: bool,
+) -> None:
+    class Sums(mpipe.Stage):
+        def __init__(self) -> None:
+            self.total = 0
+
+        def process(self, x: int) -> list[tuple[int, int]]:
+            self.total += x
+            return [(x, self.total)]
+
+        def finish(self) -> list[tuple[int, int]]:
+            return [(-1, self.total)]
+
+        def snapshot(self) -> int:
+            return self.total
+
+        def restore(self, total: int) -> None:
+            self.total = total
+
+    pipeline = mpipe.Pipeline().add_map("spread", lambda x: x, workers=2, buffer_size=20)
+    pipeline.add_stage("sums", Sums, workers=1, max_items=30, buffer_size=20, ordered=ordered)
+    outputs = pipeline.connect("spread", "sums").run(range(300))
+    *sums, last = outputs
+    assert last == (-1, sum(range(300)))
+    assert sorted(x for x, _ in sums) == list(range(300))
+    assert all(b - a == x for (_, a), (x, b) in itertools.pairwise(sums))
+    assert outputs.stats().stages["sums"].recycled >= 4
+    if ordered:
+        assert [x for x, _ in sums] == list(range(300))

@@ -22,6 +22,12 @@ POISONS: list[tuple[Callable[[Any], None], str]] = [
     (hangs_deaf_to_signals, "killed at its timeout of 0.2 s"),
     (hangs_with_the_interpreter_locked, "killed at its timeout of 0.2 s"),
 ]
+SPEAKING = (segfaults, hangs_with_the_interpreter_locked)
+"""Those whose worker can still say where it was."""
+
+
+def says_where(poison: Callable[[Any], None], trace: str) -> bool:
+    return f"in {poison.__name__}\n" in trace if poison in SPEAKING else trace == ""
 
 
 def in_one_frame(
@@ -77,7 +83,8 @@ def test_poison_items_anywhere_in_a_frame_are_failed_alone(
         assert [(letter.item, letter.position) for letter in letters] == [
             (x, f"source item {first + x - 1}") for x in bad
         ]
-        assert {letter.error for letter in letters} == {f"mpipe.errors.WorkerDied: {reason}"}
+        assert {letter.error for letter in letters} == {f"WorkerDied: {reason}"}
+        assert all(says_where(poison, letter.traceback) for letter in letters)
         assert {(letter.stage, letter.attempts) for letter in letters} == {("work", 2)}
 
 
@@ -90,11 +97,14 @@ def test_under_raise_a_poison_item_fails_the_run_by_its_name(
     )
     with pytest.raises(mpipe.WorkerDied) as died:
         list(pipeline.run(range(10)))
-    assert str(died.value) == (
+    assert died.value.args[0] == (
         f"a worker of stage 'work' (worker 0) died, {how}: an item is to blame, it killed its "
         f"worker 2 times; it was working on source item 5"
     )
     assert (died.value.stage, died.value.worker) == ("work", 0)
+    assert died.value.position == "source item 5"
+    assert says_where(poison, died.value.remote_traceback)
+    assert died.value.remote_traceback in str(died.value)
     assert died.value.exitcode == {"exit": 3, "SIGS": -11, "at i": -9}.get(
         how.removeprefix("killed ").removeprefix("by ")[:4], 0
     )
@@ -240,3 +250,33 @@ def test_neighbours_of_a_poison_item_are_handled_at_most_twice(tmp_path: Path) -
     assert sorted(outputs) == [x for x in range(1, 21) if x % 4 != 2]
     calls = Counter(map(int, (tmp_path / "calls").read_text().split()))
     assert max(calls[x] for x in range(1, 21) if x % 4 != 2) <= 2
+
+
+def test_a_crash_in_setup_fails_the_run_with_its_signal_and_where_it_was() -> None:
+    class Broken(mpipe.Stage):
+        def setup(self) -> None:
+            segfaults(None)
+
+    pipeline = mpipe.Pipeline().add_stage("broken", Broken, workers=1)
+    with pytest.raises(mpipe.WorkerDied, match=r"'broken'.*SIGSEGV.*while they are set up") as died:
+        list(pipeline.run([1]))
+    assert "in segfaults\n" in died.value.remote_traceback
+    assert "in setup\n" in died.value.remote_traceback
+
+
+def test_an_exception_in_setup_of_a_replacement_fails_the_run_with_its_traceback(
+    tmp_path: Path,
+) -> None:
+    class Flaky(mpipe.Stage):
+        def setup(self) -> None:
+            if (tmp_path / "died").exists():
+                raise ConnectionError("no more licences")
+
+        def process(self, x: int) -> list[int]:
+            (tmp_path / "died").touch()
+            os._exit(1)
+
+    pipeline = mpipe.Pipeline().add_stage("flaky", Flaky, workers=1)
+    with pytest.raises(mpipe.StageError, match=r"'flaky'.*could not be set up") as error:
+        list(pipeline.run([1]))
+    assert "ConnectionError: no more licences" in error.value.remote_traceback

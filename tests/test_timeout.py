@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from helpers import wait_until
 
 import mpipe
 from mpipe.graph import Graph
 from mpipe.plan import make_plan
 from mpipe.policy.limits import is_overdue, next_look
+from mpipe.runtime.lastwords import ASK
 from mpipe.runtime.limits import Limits, at_work_on
 from mpipe.runtime.noting import Noting
 from mpipe.stage import make_spec
@@ -106,13 +110,21 @@ def test_a_worker_that_got_on_between_the_look_and_the_kill_is_recognised() -> N
     os.close(fd)
     spec = make_spec("work", abs, "map", {"workers": 2, "timeout": 1e-9})
     limits = Limits(make_plan(Graph("p", (spec,), ()), cores=2), board)
-    for seat in (0, 1):
+    notings = [Noting(SeatCounters(board, seat), 1e-9) for seat in (0, 1)]
+    for seat, noting in enumerate(notings):
         board.put(seat, counters.PID, 1)
-        noting = Noting(SeatCounters(board, seat), 1e-9)
-        noting.enter(0)
-    kills = list(limits.look())
-    assert [kill.seat for kill in kills] == [0, 1]
-    noting.enter(1)  # seat 1's worker, before it gets the signal
+        noting.enter(seat)
+    assert [kill.signal for kill in limits.look()] == [ASK, ASK]
+    for noting in notings:  # outputs are sent on: still the same attempt
+        noting.pause()
+        noting.resume()
+    wait_until(lambda: limits.wait_s() == 0)
+    kills = limits.look()
+    assert [(kill.seat, kill.signal, kill.item) for kill in kills] == [
+        (0, signal.SIGKILL, 0),
+        (1, signal.SIGKILL, 1),
+    ]
+    notings[1].enter(1)  # again, or the next one, before it gets the signal
     assert [kill.words == at_work_on(board, kill.seat) for kill in kills] == [True, False]
 
 

@@ -74,6 +74,7 @@ def launch(plan: Plan, options: RunOptions) -> Launched:
         raise
     os.close(spec.reports)
     os.close(spec.reports_in)
+    os.close(spec.last_words)
     with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
         control.send(ours, (spec, os.getpid()))
     return Launched(spec, ours, coordinator)
@@ -116,7 +117,7 @@ def _create(
         opened.append(memory.create_file(size))
     board, stores = opened[-2:]
     reports_in, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    opened.extend((reports_in.detach(), reports.detach()))
+    opened.extend((reports_in.detach(), reports.detach(), memory.create_file(0)))
     return RunSpec(
         replace(plan, graph=plan.graph.without_functions()),
         functions,
@@ -127,8 +128,9 @@ def _create(
         stores,
         routes,
         gaps,
-        reports=opened[-1],
-        reports_in=opened[-2],
+        last_words=opened[-1],
+        reports=opened[-2],
+        reports_in=opened[-3],
         start_method=options.start_method,
         max_item_bytes=options.max_item_bytes,
         level=next_level(),

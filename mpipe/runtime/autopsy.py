@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-
 from ..transport import counters
 from ..transport.counters import Board
 from ..transport.frame import Tag
 from ..transport.token import END, plain
 from .blame import Death, describe_exit
+from .lastwords import take
 from .limits import Kill, at_work_on
 from .position import describe_frame, describe_position
 
@@ -16,23 +15,26 @@ from .position import describe_frame, describe_position
 class Autopsy:
     """Examines the seats of a run."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, last_words: int) -> None:
         self._board = board
+        self._last_words = last_words
 
     def examine(self, seat: int, exitcode: int, kill: Kill | None) -> Death:
         """What is known of the death of the worker in seat number `seat`."""
-        item = self._board.get(seat, counters.ITEM)
-        how, excused = describe_exit(exitcode), False
-        if kill is not None and exitcode == -signal.SIGKILL:
-            how, excused = kill.how, not kill.just or kill.words != at_work_on(self._board, seat)
+        noted = self._board.get(seat, counters.ITEM)
+        item, how, excused = noted - 1 if noted else None, describe_exit(exitcode), False
+        if kill is not None and exitcode == -kill.signal:
+            item, how = kill.item, kill.how
+            excused = not kill.just or kill.words != at_work_on(self._board, seat)
         return Death(
             frame=self._frame_in_hand(seat),
-            item=item - 1 if item else None,
+            item=item,
             in_setup=self._board.get(seat, counters.STATE) == counters.STARTING,
             exitcode=exitcode,
             how=how,
             settled=self._board.row(seat).settled,
             excused=excused,
+            trace=take(self._last_words, seat),
         )
 
     def _frame_in_hand(self, seat: int) -> int:

@@ -49,6 +49,8 @@ class Death:
     settled: int = 0
     excused: bool = False
     """The coordinator killed it over a limit, but too late: it had got on meanwhile."""
+    trace: str = ""
+    """Where its threads were, as far as it could say."""
 
 
 @dataclass(frozen=True)

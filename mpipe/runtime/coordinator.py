@@ -72,7 +72,7 @@ class Coordinator:
             for number in plan.seats_of(stage)
         ]
         self._limits = Limits(plan, self._board)
-        self._autopsy = Autopsy(self._board)
+        self._autopsy = Autopsy(self._board, spec.last_words)
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -208,7 +208,7 @@ class Coordinator:
             seat = self._seats[kill.seat]
             if seat.pid:
                 seat.kill = kill
-                signal.pidfd_send_signal(seat.pidfd, signal.SIGKILL)
+                signal.pidfd_send_signal(seat.pidfd, kill.signal)
 
     def _restart_due(self) -> None:
         now = time.monotonic()
@@ -244,7 +244,7 @@ class Coordinator:
         message = f"a worker of stage {name!r} (worker {worker}) died, {death.how}: {reason}"
         if position := self._autopsy.position(seat.number, death):
             message += f"; it was working on {position}"
-        error = WorkerDied(message, name, worker, death.exitcode)
+        error = WorkerDied(message, name, worker, death.exitcode, position, death.trace)
         self._outcome = ("failed", pickle.dumps((error, None)))
 
     # Ends.

@@ -20,7 +20,7 @@ from itertools import islice
 from operator import length_hint
 from typing import Any, Protocol
 
-from ..errors import ItemError, StageError
+from ..errors import ItemError, StageError, WorkerDied
 from ..policy.retry import delay_before
 from ..policy.sampling import run_items
 from ..stage import Stage, StageSpec, has_snapshot, needs_memory
@@ -362,6 +362,8 @@ class Kernel:
     ) -> StageError:
         message = f"stage {self.spec.name!r} (worker {self.worker}) {what}: {_one_line(error)}"
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        if isinstance(error, WorkerDied):
+            trace = error.remote_traceback
         return StageError(message, self.spec.name, self.worker, position, attempts, trace)
 
     # Outputs.
@@ -414,6 +416,8 @@ def check_result(result: Any) -> None:
 
 
 def _one_line(error: BaseException) -> str:
+    if isinstance(error, WorkerDied):
+        return f"WorkerDied: {error.args[0]}"
     return "".join(traceback.format_exception_only(type(error), error)).strip().split("\n")[-1]
 
 

@@ -8,28 +8,46 @@ the kill: if they say something else when it is dead, the death is nobody's faul
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from signal import SIGKILL
 from typing import NamedTuple, Protocol
 
 from ..plan import Plan
 from ..policy.limits import is_overdue, next_look
-from ..transport.counters import COMMITTED, DUE_NS, ITEM, PID, RECYCLING, STATE, Board
-from ..transport.token import plain
+from ..transport.counters import (
+    COMMITTED,
+    DUE_NS,
+    ENTERED,
+    FRAME,
+    HANDLED,
+    ITEM,
+    PID,
+    RECYCLING,
+    STATE,
+    Board,
+)
+from .lastwords import ASK
 from .wear import own_memory
 
 _MEMORY_NS = 50_000_000
 """How often to look at the memory of a worker that has a limit for it, in nanoseconds."""
 
 
-class Kill(NamedTuple):
-    """Kill the worker in seat number `seat`; the rest is for who examines its death.
+_LAST_WORDS_NS = 20_000_000
+"""Time for a worker to say where it hangs before it is killed, in nanoseconds."""
 
-    Unless it is `just`, what the worker has in hand need not be to blame; `words` say what that is.
+
+class Kill(NamedTuple):
+    """Send `signal` to the worker in seat number `seat`; the rest is for who examines its death.
+
+    `item` is the index of the item that is to blame, None if that is not known. Unless it is
+    `just`, what the worker has in hand need not be to blame at all. `words` are `at_work_on` it.
     """
 
     seat: int
+    signal: int
     how: str
     just: bool
+    item: int | None
     words: tuple[int, ...]
 
 
@@ -58,15 +76,14 @@ class Limits:
             if watch.seat == seat:
                 watch.starts()
 
-    def look(self) -> Iterator[Kill]:
+    def look(self) -> list[Kill]:
         """Whom to kill, if it is time to look."""
         now = time.perf_counter_ns()
         if not self._watches or now < self._look_ns:
-            return
+            return []
+        kills = [kill for watch in self._watches if (kill := watch.look(now))]
         self._look_ns = min(watch.next_look(now) for watch in self._watches)
-        for watch in self._watches:
-            if kill := watch.look(now):
-                yield kill
+        return kills
 
 
 class _Watch(Protocol):
@@ -87,17 +104,25 @@ class _Time:
         self.seat = seat
         self._allowed_ns = int(timeout * 1e9)
         self._how = f"killed at its timeout of {timeout:g} s"
+        self._asked: tuple[int, ...] = ()
 
     def starts(self) -> None:
-        pass
+        self._asked = ()
 
     def look(self, now: int) -> Kill | None:
         words = at_work_on(self._board, self.seat)
-        if not is_overdue(words[0], now) or not self._board.get(self.seat, PID):
+        due, item = self._board.get(self.seat, DUE_NS), self._board.get(self.seat, ITEM)
+        if not (item and is_overdue(due, now) and self._board.get(self.seat, PID)):
             return None
-        return Kill(self.seat, self._how, True, words)
+        if words != at_work_on(self._board, self.seat):
+            return None
+        number = SIGKILL if words == self._asked else ASK
+        self._asked = words
+        return Kill(self.seat, number, self._how, True, item - 1, words)
 
     def next_look(self, now: int) -> int:
+        if self._asked == at_work_on(self._board, self.seat):
+            return now + _LAST_WORDS_NS
         return next_look(self._board.get(self.seat, DUE_NS), now, self._allowed_ns)
 
 
@@ -112,18 +137,19 @@ class _Memory:
         self._board = board
         self.seat = seat
         self._limit = limit
-        self._began_at = (0, 0)
+        self._settled = 0
 
     def starts(self) -> None:
-        self._began_at = self._done()
+        self._settled = self._board.row(self.seat).settled
 
     def look(self, now: int) -> Kill | None:
-        pid, words, done = self._get(PID), at_work_on(self._board, self.seat), self._done()
+        pid, words, fresh = self._get(PID), at_work_on(self._board, self.seat), self._is_fresh()
         used = own_memory(pid) if pid and self._get(STATE) != RECYCLING else 0
         if used <= self._limit:
             return None
         how = f"killed with {used:,} bytes of memory, over its max_memory of {self._limit:,}"
-        return Kill(self.seat, how, done == self._began_at, words)
+        item = self._get(ITEM)
+        return Kill(self.seat, SIGKILL, how, fresh, item - 1 if item else None, words)
 
     def next_look(self, now: int) -> int:
         return now + _MEMORY_NS
@@ -131,11 +157,11 @@ class _Memory:
     def _get(self, word: int) -> int:
         return self._board.get(self.seat, word)
 
-    def _done(self) -> tuple[int, int]:
-        """Changes with each item or frame that is counted."""
-        return plain(self._get(COMMITTED)), self._board.row(self.seat).settled
+    def _is_fresh(self) -> bool:
+        """Whether the process has done nothing before what it has in hand."""
+        return not self._get(HANDLED) and self._board.row(self.seat).settled == self._settled
 
 
 def at_work_on(board: Board, seat: int) -> tuple[int, ...]:
-    """Words of the worker that change whenever it gets on."""
-    return tuple(board.get(seat, word) for word in (DUE_NS, ITEM, COMMITTED))
+    """Words of the worker that change whenever it gets on with another item, or tries it again."""
+    return tuple(board.get(seat, word) for word in (ENTERED, HANDLED, FRAME, COMMITTED))

@@ -20,7 +20,8 @@ class RunSpec:
     `channels[i]` stands in front of stage i, `results` and `dead_letters` in front of the caller.
     `gaps` has a pipe for each that sees source order, by its name in `routes`; `stores` is the file
     of the seats' stores.
-    Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`.
+    Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`, and
+    where they crashed through the file `last_words`.
     """
 
     plan: Plan
@@ -34,6 +35,7 @@ class RunSpec:
     gaps: Mapping[str, PipeFds]
     reports: int
     reports_in: int
+    last_words: int
     start_method: str
     max_item_bytes: int
     level: int
@@ -58,4 +60,4 @@ class RunSpec:
 
     def descriptors(self) -> tuple[int, ...]:
         """All that a worker inherits."""
-        return (*self.channel_descriptors(), self.reports)
+        return (*self.channel_descriptors(), self.reports, self.last_words)

@@ -26,7 +26,8 @@ class Wear:
     def __init__(self, spec: StageSpec) -> None:
         self._max_items = spec.max_items
         self._max_memory = spec.max_memory
-        self._items = 0
+        self.items = 0
+        """Handled by this process so far."""
 
     def check(self, stateful: bool) -> None:
         """Raise `OptionError` if a new process, set up, cannot keep the limits."""
@@ -41,7 +42,7 @@ class Wear:
 
     def add(self, items: int) -> bool:
         """Count handled items; returns whether the process is used up."""
-        self._items += items
-        if self._max_items is not None and self._items >= self._max_items:
+        self.items += items
+        if self._max_items is not None and self.items >= self._max_items:
             return True
         return self._max_memory is not None and own_memory() > self._max_memory

@@ -40,6 +40,7 @@ from .emitter import Edge, Emitter, part_of
 from .functions import load_function
 from .intake import Direct, Intake, Work
 from .kernel import Kernel, Stopped
+from .lastwords import listen
 from .noting import Noting
 from .position import describe_frame, describe_position
 from .reports import Reporter
@@ -88,6 +89,7 @@ class Worker:
     def recover(self) -> None:
         """Finish what a dead worker in this seat had begun, before others wait for it."""
         self._counters.enter(counters.STARTING)
+        self._counters.put(counters.HANDLED, 0)
         for producer in self._producers:
             producer.recover()
         self._consumer.recover()
@@ -134,7 +136,9 @@ class Worker:
         while not intake.ended:
             if work := intake.take():
                 self._handle(kernel, work)
-                if self._wear.add(work.header.items):
+                used_up = self._wear.add(work.header.items)
+                self._counters.put(counters.HANDLED, self._wear.items)
+                if used_up:
                     self._commit_rest(kernel)
                     self._counters.enter(counters.RECYCLING)
                     return
@@ -210,7 +214,8 @@ class Worker:
     def _blame(self, death: Death) -> WorkerDied:
         what = describe_crashes(self._options.max_crashes)
         message = f"{what} (worker {self._index}; the last time: {death.how})"
-        return WorkerDied(message, self._options.name, self._index, death.exitcode)
+        name, index = self._options.name, self._index
+        return WorkerDied(message, name, index, death.exitcode, remote_traceback=death.trace)
 
     # Counting.
 
@@ -289,6 +294,7 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
     try:
         signal.signal(signal.SIGTERM, _stop)
         nesting.enter(spec.level)
+        listen(spec.last_words, seat)
         reporter = Reporter(spec.reports, seat)
         worker = Worker(spec, seat, caution, reporter)
         try:

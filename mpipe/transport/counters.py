@@ -20,7 +20,7 @@ from .token import ATTEMPT_ONE, plain
 
 # Words of the worker.
 COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
-FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES = range(8, 14)
+FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES, HANDLED, ENTERED = range(8, 16)
 # Words of the coordinator.
 PID, RESTARTS, RECYCLED, CPU_NS = range(16, 20)
 _ROWS = 24
