@@ -7,16 +7,13 @@ import os
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
+import helpers
 import pytest
 from leaks import leaks, mark_children, resources
 
-HANG_S = 180.0
-_stderr: int
-
 
 def pytest_configure() -> None:
-    global _stderr
-    _stderr = os.dup(2)  # the terminal's, before pytest captures it
+    helpers.terminal = os.dup(2)  # before pytest captures it
     resource_tracker.ensure_running()  # a helper of the standard library's, not a leak
     mark_children()
 
@@ -32,6 +29,6 @@ def nothing_leaks() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def no_hang() -> Iterator[None]:
     """Print all threads' stacks and end the session rather than wait for ever."""
-    faulthandler.dump_traceback_later(HANG_S, exit=True, file=_stderr)
+    helpers.not_hanging()
     yield
     faulthandler.cancel_dump_traceback_later()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import signal
@@ -13,6 +14,17 @@ from contextlib import contextmanager
 import psutil
 
 import mpipe
+
+HANG_S = 180.0
+terminal: int
+
+
+def not_hanging() -> None:
+    """From now on, `HANG_S` seconds without another call end the session with all stacks.
+
+    Called before each test; a test that has many parts calls it before each of them.
+    """
+    faulthandler.dump_traceback_later(HANG_S, exit=True, file=terminal)
 
 
 def wait_until(condition: Callable[[], object], within: float = 5.0) -> None:

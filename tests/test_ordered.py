@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from functions import Work
-from helpers import killing, wait_until
+from helpers import killing, not_hanging, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_conserved, assert_drained, in_order
@@ -90,6 +90,7 @@ def test_where_ways_meet_the_order_is_that_of_source_items_then_of_edges(
 def test_ordered_results_of_any_graph_are_those_of_the_reference_in_its_order(
     engine: str, pipeline: mpipe.Pipeline, items: list[int]
 ) -> None:
+    not_hanging()
     outputs = pipeline.run(iter(items), engine, ordered=True)
     assert list(outputs) == in_order(pipeline, items)
     assert_drained(outputs.stats(), pipeline)

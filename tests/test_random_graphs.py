@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from functions import Divides, Shift, Work
+from helpers import not_hanging
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from reference import assert_drained, interpret
@@ -91,6 +92,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def check(case: Case, engine: str) -> None:
     """Run a case while a thread of its own reads the results, and compare."""
+    not_hanging()
     note(repr(case.pipeline))
     note(repr(case.pushes))
     results: list[Any] = []
@@ -130,6 +132,7 @@ def test_inline_computes_what_the_reference_computes_and_counts_every_item(case:
 def test_run_streams_what_the_reference_computes(
     engine: str, pipeline: mpipe.Pipeline, items: list[int]
 ) -> None:
+    not_hanging()
     outputs = pipeline.run(iter(items), engine)
     assert Counter(outputs) == interpret(pipeline, dict.fromkeys(pipeline.graph.sources, items))
     assert_drained(outputs.stats(), pipeline)
