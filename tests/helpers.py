@@ -16,7 +16,7 @@ import psutil
 import mpipe
 
 HANG_S = 180.0
-terminal: int
+terminal = 2
 
 
 def not_hanging() -> None:
