@@ -286,22 +286,3 @@ def test_drain_with_a_timeout_can_be_tried_again(tmp_path: Path) -> None:
         run.drain(timeout=0.3)
     opened.touch()
     assert run.drain(timeout=30).stages["slow"].processed == 1
-
-
-def test_a_module_that_starts_a_pipeline_when_workers_import_it_ends_in_an_error(
-    tmp_path: Path,
-) -> None:
-    """And not in ever more processes."""
-    (tmp_path / "unguarded.py").write_text(
-        "import mpipe\ndef double(x):\n    return 2 * x\nlist(mpipe.imap(double, [1], workers=1))\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", "import unguarded"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert run.returncode == 1
-    assert "nested 5 deep" in run.stderr
-    assert "__name__" in run.stderr

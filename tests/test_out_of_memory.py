@@ -101,7 +101,7 @@ def test_a_limit_on_file_sizes_is_named_by_the_error_that_it_causes() -> None:
         """
         try:
             mpipe.Pipeline().add_map("work", abs).start()
-        except OSError as error:
+        except mpipe.MPipeError as error:
             print(error)
         """,
     )

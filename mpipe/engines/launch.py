@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..errors import MPipeError
@@ -14,18 +15,24 @@ from ..plan import Plan, RunOptions
 from ..routes import find_routes
 from ..runtime import control
 from ..runtime.children import interpreter
+from ..runtime.coordinator import GRACE_S
 from ..runtime.functions import pack_function
 from ..runtime.nesting import next_level
+from ..runtime.scarcity import explain
 from ..runtime.spec import RunSpec
 from ..transport import memory
 from ..transport.channel import ChannelFds, create_channel
 from ..transport.counters import board_bytes
+from ..transport.descriptors import fill_standard, limit, socket_pair
 from ..transport.gaps import create_gap_pipe
 from ..transport.layout import ChannelLayout
 from ..transport.store import STORE_BYTES
 
 _LETTERS, _LETTERS_BYTES = 1000, 1 << 26
 """Dead letters that wait for the caller to read them, at most, and their bytes."""
+
+_KILLING_S = 2.5
+"""How long a coordinator may take to kill and reap its workers after their grace, in seconds."""
 
 _BLAS_THREADS = (
     "OMP_NUM_THREADS",
@@ -49,35 +56,69 @@ class Launched:
     control: socket.socket
     coordinator: subprocess.Popen[bytes]
 
-    def held(self) -> tuple[int, ...]:
-        """The descriptors that this process keeps until the end."""
-        return self.spec.channel_descriptors()
+    def release(self) -> None:
+        """Let go of everything; ends the run if it still goes on.
+
+        A process that was forked meanwhile has the socket too, so closing it says nothing.
+        """
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_RDWR)
+        self.control.close()
+        for fd in self.spec.channel_descriptors():
+            os.close(fd)
+        join(self.coordinator)
+
+
+def join(coordinator: subprocess.Popen[bytes]) -> None:
+    """Wait for a coordinator that is to exit, its children reaped; kill it if it does not."""
+    try:
+        coordinator.wait(GRACE_S + _KILLING_S)
+    except subprocess.TimeoutExpired:
+        coordinator.kill()
+        coordinator.wait()
 
 
 def launch(plan: Plan, options: RunOptions) -> Launched:
-    """Start a coordinator and tell it the run; it starts the workers while this returns."""
+    """Start a coordinator and tell it the run; it starts the workers while this returns.
+
+    When that fails, nothing is left.
+    """
     functions = tuple(pack_function(stage) for stage in plan.graph.stages)
     opened: list[int] = []
+    coordinator = None
+    fill_standard()
     try:
         spec = _create(plan, options, functions, opened)
-        ours, theirs = socket.socketpair()
-        try:
-            coordinator = _start_coordinator(spec, theirs, max(1, plan.cores // plan.seats))
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
+        ours, theirs = (end.detach() for end in socket_pair())
+        opened += (ours, theirs)
+        file = control.put_in_file(spec)
+        opened.append(file)
+        passed = (theirs, file, spec.reports_in, *spec.descriptors())
+        coordinator = _start_coordinator(passed, max(1, plan.cores // plan.seats))
+        opened.remove(ours)
+        line = socket.socket(fileno=ours)
+        with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
+            control.send(line, (file, os.getpid()))
+        for fd in set(opened).difference(spec.channel_descriptors()):
+            opened.remove(fd)
+            os.close(fd)
     except BaseException:
         for fd in opened:
             os.close(fd)
+        if coordinator is not None:
+            coordinator.kill()
+            coordinator.wait()
         raise
-    os.close(spec.reports)
-    os.close(spec.reports_in)
-    os.close(spec.last_words)
-    with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
-        control.send(ours, (spec, os.getpid()))
-    return Launched(spec, ours, coordinator)
+    return Launched(spec, line, coordinator)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Raise `MPipeError` where the machine has not enough of something to start a run."""
+    try:
+        yield
+    except OSError as error:
+        raise MPipeError(f"the run could not be started: {explain(error)}") from error
 
 
 def _create(
@@ -116,8 +157,9 @@ def _create(
     for size in (board_bytes(plan.seats, len(stages)), plan.seats * STORE_BYTES):
         opened.append(memory.create_file(size))
     board, stores = opened[-2:]
-    reports_in, reports = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    opened.extend((reports_in.detach(), reports.detach(), memory.create_file(0)))
+    reports_in, reports = socket_pair()
+    opened.extend((reports_in.detach(), reports.detach()))
+    opened.append(memory.create_file(0))
     return RunSpec(
         replace(plan, graph=plan.graph.without_functions()),
         functions,
@@ -134,19 +176,18 @@ def _create(
         start_method=options.start_method,
         max_item_bytes=options.max_item_bytes,
         level=next_level(),
+        max_descriptors=limit(),
     )
 
 
-def _start_coordinator(
-    spec: RunSpec, control_end: socket.socket, blas_threads: int
-) -> subprocess.Popen[bytes]:
+def _start_coordinator(passed: tuple[int, ...], blas_threads: int) -> subprocess.Popen[bytes]:
+    """Start it with the descriptors `passed`, the first of which is its control socket."""
     environment = dict(os.environ)
     for name in _BLAS_THREADS:
         environment.setdefault(name, str(blas_threads))
-    fd = control_end.fileno()
     return subprocess.Popen(
-        interpreter(_COORDINATOR, str(fd)),
-        pass_fds=(fd, spec.reports_in, *spec.descriptors()),
+        interpreter(_COORDINATOR, str(passed[0])),
+        pass_fds=passed,
         stdin=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,

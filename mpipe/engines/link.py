@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 from ..errors import Cancelled, CoordinatorDied
 from ..runtime import control
-from ..runtime.coordinator import GRACE_S
 from ..runtime.reports import unpack_error
+from .launch import join
+
+_PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 _PUMP_S = 0.01
 """How often `check` looks at the socket, in seconds."""
@@ -61,8 +63,11 @@ class Link:
         """Take in what the coordinator has said; never blocks."""
         with self._lock:
             try:
-                while self._open and select.select([self._socket], [], [], 0)[0]:
-                    self._hear(*control.receive(self._socket))
+                while self._open:
+                    self._hear(*control.receive(self._socket, _PEEK))
+                    control.receive(self._socket)
+            except BlockingIOError:
+                return
             except EOFError:
                 self._open = False
                 self._settle("failed", CoordinatorDied(_DIED))
@@ -101,11 +106,7 @@ class Link:
 
     def join(self) -> None:
         """Wait for the coordinator to exit, its children reaped; kill it if it does not."""
-        try:
-            self._coordinator.wait(GRACE_S + 5.0)
-        except subprocess.TimeoutExpired:
-            self._coordinator.kill()
-            self._coordinator.wait()
+        join(self._coordinator)
         with self._lock:
             self._open = False
             self._socket.close()

@@ -29,7 +29,7 @@ from .arrange import Arrangement
 from .base import Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox
-from .launch import Launched, launch, require_linux
+from .launch import Launched, explained, launch, require_linux
 from .link import Link
 from .refusal import refuse
 from .snapshot import snapshot
@@ -62,18 +62,15 @@ class ProcessesEngine:
         self._plan = plan
         self._max_item_bytes = options.max_item_bytes
         self._began = time.perf_counter()
-        launched = launch(plan, options)
-        spec = launched.spec
-        self._finalizer = weakref.finalize(self, _abandon, launched, os.getpid())
-        self._link = Link(launched.control, launched.coordinator)
-        self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
-        self._channels = [Channel(fds) for fds in spec.channels]
-        self._arrangement: Arrangement | None = None
-        if options.ordered_results:
-            self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
-        self._source = Source(spec, self._channels, list(self._orders(spec)))
-        self._results = Inbox(spec.results) if spec.results else None
-        self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
+        with explained():
+            launched = launch(plan, options)
+            self._finalizer = weakref.finalize(self, _abandon, launched, os.getpid())
+            try:
+                self._link = Link(launched.control, launched.coordinator)
+                self._open(launched.spec)
+            except BaseException:
+                self._finalizer()
+                raise
         self._letters_read: deque[DeadLetter] = deque()
         self._frames_read: deque[tuple[Header, list[Any]]] = deque()
         self._reader: int | None = None
@@ -81,6 +78,17 @@ class ProcessesEngine:
         self._closed = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
+
+    def _open(self, spec: RunSpec) -> None:
+        """Map the caller's part of the shared memory."""
+        self._board = Board(spec.board, self._plan.seats, len(self._plan.graph.stages))
+        self._channels = [Channel(fds) for fds in spec.channels]
+        self._arrangement: Arrangement | None = None
+        if CALLER in spec.routes.ordered:
+            self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
+        self._source = Source(spec, self._channels, list(self._orders(spec)))
+        self._results = Inbox(spec.results) if spec.results else None
+        self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
 
     def _orders(self, spec: RunSpec) -> Iterator[Progress]:
         """How far those are who see source order."""
@@ -357,10 +365,5 @@ def _full(targets: Sequence[str], left: int, items: int) -> str:
 
 def _abandon(launched: Launched, owner: int) -> None:
     """Let go of a run's descriptors, whether it has ended or nobody holds it any more."""
-    if os.getpid() != owner:
-        return
-    launched.control.close()
-    for fd in launched.held():
-        os.close(fd)
-    with contextlib.suppress(Exception):
-        launched.coordinator.wait(10)
+    if os.getpid() == owner:
+        launched.release()

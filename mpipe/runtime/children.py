@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import pickle
 import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterable
 
-from ..transport import memory
+from ..transport.descriptors import set_limit
+from . import control
 from .blame import Caution
 from .functions import reseed
 from .spec import RunSpec
@@ -38,8 +38,26 @@ def interpreter(code: str, *args: str) -> list[str]:
     return [sys.executable, *flags, "-c", code, *args, *sys.path]
 
 
-def fork_worker(spec: RunSpec, seat: int, caution: Caution, private: Iterable[int]) -> int:
-    """Fork a worker for a seat; returns its pid. The child closes the descriptors in `private`."""
+def make_worker(
+    spec: RunSpec, seat: int, caution: Caution, private: Iterable[int]
+) -> tuple[int, int]:
+    """Start a worker for a seat; returns its pid and pidfd. Raises `OSError`, and leaves nothing.
+
+    The worker does not keep the descriptors in `private`.
+    """
+    if spec.start_method == "fork":
+        pid = _fork_worker(spec, seat, caution, private)
+    else:
+        pid = _spawn_worker(spec, seat, caution)
+    try:
+        return pid, os.pidfd_open(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
+def _fork_worker(spec: RunSpec, seat: int, caution: Caution, private: Iterable[int]) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -58,12 +76,9 @@ def fork_worker(spec: RunSpec, seat: int, caution: Caution, private: Iterable[in
     return 0
 
 
-def spawn_worker(spec: RunSpec, seat: int, caution: Caution) -> int:
-    """Start a fresh interpreter for a seat; returns its pid."""
-    message = pickle.dumps((spec, seat, caution, os.getpid()))
-    fd = memory.create_file(len(message))
+def _spawn_worker(spec: RunSpec, seat: int, caution: Caution) -> int:
+    fd = control.put_in_file((spec, seat, caution, os.getpid()))
     try:
-        os.write(fd, message)
         command = interpreter(_SPAWN, str(fd))
         fds = (*spec.descriptors(), fd)
         process = subprocess.Popen(command, pass_fds=fds, stdin=subprocess.DEVNULL)
@@ -75,9 +90,7 @@ def spawn_worker(spec: RunSpec, seat: int, caution: Caution) -> int:
 
 def spawned(fd: str) -> None:
     """What a spawned worker runs."""
-    size = os.fstat(int(fd)).st_size
-    spec, seat, caution, parent = pickle.loads(os.pread(int(fd), size, 0))
-    os.close(int(fd))
+    spec, seat, caution, parent = control.take_from_file(int(fd))
     for inherited in spec.descriptors():
         os.set_inheritable(inherited, False)
     _live(spec, seat, caution, parent)
@@ -88,6 +101,7 @@ def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         leave(1)
+    set_limit(spec.max_descriptors)
     _go_first_when_memory_runs_out()
     _keep_freed_memory()
     reseed()

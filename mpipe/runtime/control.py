@@ -1,35 +1,58 @@
-"""Messages between the caller and its coordinator: length and pickle over a private socket pair."""
+"""Messages between the caller and its coordinator: one pickle each over a private socket pair.
+
+The socket keeps messages apart, so none is ever sent or read in part, whatever interrupts. What may
+be large, the run itself, goes through a file in shared memory.
+"""
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
-import struct
 from typing import Any
 
-_LENGTH = struct.Struct("=Q")
+from ..transport import memory
+
+_MOST_BYTES = 1 << 20
 
 
-def send(sock: socket.socket, message: Any) -> None:
-    """Send one message; raises `OSError` when the other side is gone."""
+def send(sock: socket.socket, message: Any, flags: int = 0) -> None:
+    """Send one message; raises `OSError` when the other side is gone.
+
+    `flags` may say not to wait for room: then raises `BlockingIOError`.
+    """
+    sock.send(pickle.dumps(message), socket.MSG_NOSIGNAL | flags)
+
+
+def receive(sock: socket.socket, flags: int = 0) -> Any:
+    """Wait for one message; raises `EOFError` when the other side is gone.
+
+    `flags` may say to leave the message there, or not to wait: then raises `BlockingIOError`.
+    """
+    try:
+        data = sock.recv(_MOST_BYTES, flags)
+    except ConnectionResetError:  # it left without reading all; said once, before what it sent
+        data = sock.recv(_MOST_BYTES, flags)
+    if not data:
+        raise EOFError("the other side of the control socket is gone")
+    return pickle.loads(data)
+
+
+def put_in_file(message: Any) -> int:
+    """Write a message into a file without a name; returns its descriptor."""
     data = pickle.dumps(message)
-    sock.sendall(_LENGTH.pack(len(data)) + data)
+    fd = memory.create_file(0)
+    try:
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
-def receive(sock: socket.socket) -> Any:
-    """Wait for one message; raises `EOFError` when the other side is gone."""
-    (length,) = _LENGTH.unpack(_read(sock, _LENGTH.size))
-    return pickle.loads(_read(sock, length))
-
-
-def _read(sock: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        try:
-            part = sock.recv(min(1 << 20, size - len(data)))
-        except ConnectionError:
-            part = b""
-        if not part:
-            raise EOFError("the other side of the control socket is gone")
-        data += part
-    return bytes(data)
+def take_from_file(fd: int) -> Any:
+    """The message in the file, which is closed."""
+    with open(fd, "rb") as file:
+        file.seek(0)
+        return pickle.load(file)

@@ -13,31 +13,39 @@ stage fails, and when the caller is gone.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import pickle
-import select
 import selectors
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import WorkerDied
+from ..errors import MPipeError, WorkerDied
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
+from ..transport.descriptors import set_limit
 from ..transport.token import END, plain
 from . import control
 from .autopsy import Autopsy
 from .blame import Death, Record, Verdict, describe_crashes
-from .children import fork_worker, spawn_worker
+from .children import make_worker
 from .limits import Kill, Limits
+from .scarcity import explain, is_temporary
 from .spec import RunSpec
 
 GRACE_S = 2.0
 """How long a worker may take to tear down after SIGTERM, in seconds."""
+
+_SCARCITY_S = 10.0
+"""How long to try to start a worker while the machine has no room for it, in seconds."""
+
+_RETRY_S = 0.1
 
 
 class Seat:
@@ -50,6 +58,7 @@ class Seat:
         self.pid = 0
         self.pidfd = -1
         self.restart_at: float | None = None
+        self.give_up_at: float | None = None
         self.kill: Kill | None = None
         self.cpu_ns = 0
         self.finished = False
@@ -104,9 +113,11 @@ class Coordinator:
             self._board.put_coordinator_cpu(time.process_time_ns())
             self._tell(self._outcome)
         else:
-            self._tell(self._outcome)
+            told = self._tell(self._outcome, socket.MSG_DONTWAIT)
             self._stop_workers()
             self._board.put_coordinator_cpu(time.process_time_ns())
+            if not told:
+                self._tell(self._outcome)
 
     def _serve(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
@@ -117,11 +128,18 @@ class Coordinator:
         times = [seat.restart_at for seat in self._seats if seat.restart_at is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
-    def _tell(self, message: tuple[str, Any]) -> None:
+    def _tell(self, message: tuple[str, Any], flags: int = 0) -> bool:
+        """Tell the caller; False if that has to wait and `flags` say not to."""
         try:
-            control.send(self._caller, message)
+            control.send(self._caller, message, flags)
+        except BlockingIOError:
+            return False
         except OSError:
-            self._outcome = self._outcome or ("cancelled", "the caller is gone")
+            self._on_caller_death()
+        return True
+
+    def _log(self, message: str) -> None:
+        self._tell(("log", message), socket.MSG_DONTWAIT)  # never wait for a busy caller
 
     # What happens.
 
@@ -148,8 +166,8 @@ class Coordinator:
             kind, _, value = pickle.loads(report)
             if kind == "error":
                 self._outcome = self._outcome or ("failed", value)
-            elif select.select([], [self._caller], [], 0)[1]:  # never wait for a busy caller
-                self._tell(("log", value))
+            else:
+                self._log(value)
 
     def _on_death(self, seat: Seat) -> None:
         """A worker has exited: reap it, then see whether it was done or is to be replaced."""
@@ -178,24 +196,36 @@ class Coordinator:
         seat.restart_at = seat.kill = None
         self._limits.starts(seat.number)
         self._put(seat, counters.STATE, counters.STARTING)
+        private = [
+            self._caller.fileno(),
+            self._reports.fileno(),
+            self._spec.reports_in,
+            self._selector.fileno(),
+            self._caller_pidfd,
+            *(other.pidfd for other in self._seats if other.pid),
+        ]
         try:
-            if self._spec.start_method == "fork":
-                private = [
-                    self._caller.fileno(),
-                    self._reports.fileno(),
-                    self._spec.reports_in,
-                    self._selector.fileno(),
-                    self._caller_pidfd,
-                ]
-                seat.pid = fork_worker(self._spec, seat.number, seat.record.caution, private)
-            else:
-                seat.pid = spawn_worker(self._spec, seat.number, seat.record.caution)
-        except OSError:  # out of processes or memory for now
-            seat.restart_at = time.monotonic() + 0.1
+            worker = make_worker(self._spec, seat.number, seat.record.caution, private)
+        except OSError as error:
+            self._cannot_start(seat, error)
             return
-        seat.pidfd = os.pidfd_open(seat.pid)
+        seat.pid, seat.pidfd = worker
+        seat.give_up_at = None
         self._put(seat, counters.PID, seat.pid)
         self._watch(seat.pidfd, lambda: self._on_death(seat))
+
+    def _cannot_start(self, seat: Seat, error: OSError) -> None:
+        """Try again for a while, if that makes sense; then fail the run."""
+        now, name = time.monotonic(), self._stages[seat.stage].name
+        what = f"a worker of stage {name!r} (worker {self._index(seat)}) cannot be started"
+        if seat.give_up_at is None:
+            seat.give_up_at = now + _SCARCITY_S
+            self._log(f"{what}: {explain(error)}")
+        if is_temporary(error) and now < seat.give_up_at:
+            seat.restart_at = now + _RETRY_S
+        else:
+            failure = MPipeError(f"{what}: {explain(error)}")
+            self._outcome = self._outcome or ("failed", pickle.dumps((failure, None)))
 
     def _get(self, seat: Seat, word: int) -> int:
         return self._board.get(seat.number, word)
@@ -320,12 +350,19 @@ def main(fd: int) -> None:
     caller = socket.socket(fileno=fd)
     caller.set_inheritable(False)
     try:
-        spec, caller_pid = control.receive(caller)
+        file, caller_pid = control.receive(caller)
     except EOFError:
         return
+    spec = control.take_from_file(file)
     for inherited in (*spec.descriptors(), spec.reports_in):
         os.set_inheritable(inherited, False)
+    set_limit()
     try:
         Coordinator(spec, caller, caller_pid).run()
     except ProcessLookupError:  # the caller died before we could watch it
         return
+    except Exception as error:  # out of memory or descriptors; the kernel ends the workers
+        traceback.print_exc()
+        failure = MPipeError(f"the coordinator of the run failed: {explain(error)}")
+        with contextlib.suppress(OSError):
+            control.send(caller, ("failed", pickle.dumps((failure, None))))

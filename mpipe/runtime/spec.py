@@ -21,7 +21,7 @@ class RunSpec:
     `gaps` has a pipe for each that sees source order, by its name in `routes`; `stores` is the file
     of the seats' stores.
     Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`, and
-    where they crashed through the file `last_words`.
+    where they crashed through the file `last_words`; they may have `max_descriptors` open.
     """
 
     plan: Plan
@@ -39,6 +39,7 @@ class RunSpec:
     start_method: str
     max_item_bytes: int
     level: int
+    max_descriptors: int
 
     def gap_pipe(self, name: str) -> GapPipe:
         """The pipe for marks to `name`, who sees source order."""

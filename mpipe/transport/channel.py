@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from . import memory
 from .layout import SLOT_BYTES, SPARE, ChannelLayout
 from .memory import Area
-from .pipe import PipeFds, TokenPipe, create_pipe
+from .pipe import PipeFds, TokenPipe, create_pipe, room_for
 from .token import END, first_token
 
 
@@ -45,9 +45,9 @@ def create_channel(layout: ChannelLayout) -> ChannelFds:
     try:
         file = memory.create_file(layout.file_bytes)
         opened.append(file)
-        free = create_pipe()
+        free = create_pipe(room_for(layout.slots))
         opened.extend(free.all())
-        ready = create_pipe()
+        ready = create_pipe(room_for(layout.slots))
         opened.extend(ready.all())
         fds = ChannelFds(layout, file, free, ready)
         _fill(fds)

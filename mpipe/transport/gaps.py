@@ -6,8 +6,6 @@ order, since the channel it should go through is full. Each is written, and read
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import select
 from array import array
@@ -16,7 +14,6 @@ from ..policy.reorder import Place
 from .pipe import PipeFds, create_pipe
 
 _PIPE_BYTES = 1 << 20
-_F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ from Python 3.10 on, where the C library has it
 
 PATH_NUMBERS = 3
 """Numbers of a place's path for each stage passed."""
@@ -24,10 +21,7 @@ PATH_NUMBERS = 3
 
 def create_gap_pipe() -> PipeFds:
     """A pipe for marks, as large as the system allows."""
-    fds = create_pipe()
-    with contextlib.suppress(OSError):
-        fcntl.fcntl(fds.write, _F_SETPIPE_SZ, _PIPE_BYTES)
-    return fds
+    return create_pipe(select.PIPE_BUF, _PIPE_BYTES)
 
 
 class GapPipe:
@@ -41,7 +35,9 @@ class GapPipe:
     @property
     def has_room(self) -> bool:
         """Whether a mark can be sent without waiting."""
-        return bool(select.select([], [self._write], [], 0)[1])
+        poll = select.poll()
+        poll.register(self._write, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def put(self, place: Place) -> None:
         """Send a mark; waits while the pipe is full."""

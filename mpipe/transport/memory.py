@@ -6,6 +6,8 @@ import mmap
 import os
 import resource
 
+from .descriptors import lift
+
 _SHARE_OF_ADDRESS_SPACE = 16
 """An area that takes a larger part than one of so many is not mapped as a whole."""
 
@@ -14,7 +16,7 @@ _MAP_NORESERVE = 0x4000  # mmap.MAP_NORESERVE from Python 3.11 on
 
 def create_file(size: int) -> int:
     """A sparse file of `size` bytes that no path leads to; returns its descriptor."""
-    fd = os.memfd_create("mpipe", os.MFD_CLOEXEC)
+    fd = lift(os.memfd_create("mpipe", os.MFD_CLOEXEC))
     try:
         os.ftruncate(fd, size)
     except OSError as error:

@@ -6,6 +6,7 @@ taken a token and nobody can tell. Blocking, waking one reader and fairness are 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -13,7 +14,13 @@ import struct
 import termios
 from dataclasses import astuple, dataclass
 
+from .descriptors import lift
+from .layout import PAGE
+
 _INT = struct.Struct("i")
+
+_ENOUGH_BYTES = 1 << 16
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032  # in fcntl from Python 3.10 on, if libc has them
 
 
 @dataclass(frozen=True)
@@ -29,16 +36,45 @@ class PipeFds:
         return astuple(self)
 
 
-def create_pipe() -> PipeFds:
-    """A pipe for tokens; all descriptors close on exec."""
-    read, write = os.pipe()
+def create_pipe(least_bytes: int, most_bytes: int = 0) -> PipeFds:
+    """A pipe with room for `least_bytes`, for `most_bytes` if the system allows that.
+
+    A user of many pipes gets smaller ones, and writers that count on room would block for ever. All
+    descriptors close on exec. Raises `OSError`.
+    """
+    opened = [*map(lift, os.pipe())]
+    read, write = opened
     try:
-        read_now = os.open(f"/proc/self/fd/{read}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        opened.append(read_now := lift(os.open(f"/proc/self/fd/{read}", flags)))
+        _make_room(write, least_bytes, most_bytes)
     except BaseException:
-        os.close(read)
-        os.close(write)
+        for fd in opened:
+            os.close(fd)
         raise
     return PipeFds(read, read_now, write)
+
+
+def _make_room(pipe: int, least_bytes: int, most_bytes: int) -> None:
+    if most_bytes:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, _F_SETPIPE_SZ, most_bytes)
+            return
+    if fcntl.fcntl(pipe, _F_GETPIPE_SZ) < least_bytes:
+        try:
+            fcntl.fcntl(pipe, _F_SETPIPE_SZ, least_bytes)
+        except OSError as error:
+            limit = "/proc/sys/fs/pipe-user-pages-soft"
+            what = f"{error.strerror}: a pipe of {least_bytes:,} bytes (see {limit})"
+            raise OSError(error.errno, what) from error
+
+
+def room_for(tokens: int) -> int:
+    """Bytes of a pipe in which so many tokens fit, however they are written and read.
+
+    A write begins a new page rather than cross into it, so every other page may be nearly empty.
+    """
+    return min(_ENOUGH_BYTES, 2 * PAGE * -(-8 * tokens // PAGE))
 
 
 class TokenPipe:
