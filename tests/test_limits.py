@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 import mpipe
+from mpipe.runtime.wear import Wear, own_memory
+from mpipe.stage import make_spec
 
 MIB = 1 << 20
 
@@ -180,3 +182,16 @@ def test_a_stage_that_can_say_what_it_remembers_keeps_it_when_its_worker_makes_w
     assert outputs.stats().stages["sums"].recycled >= 4
     if ordered:
         assert [x for x, _ in sums] == list(range(300))
+
+
+def test_memory_that_is_free_but_kept_for_the_next_item_uses_no_worker_up() -> None:
+    def work(x: int) -> tuple[int, bool]:
+        before = own_memory()
+        chunks = [b"x" * (20 * MIB) for _ in range(5)]
+        del chunks
+        spec = make_spec("s", abs, "map", {"max_memory": before + 50 * MIB})
+        return own_memory() - before, Wear(spec).add(1)
+
+    ((kept, used_up),) = mpipe.imap(work, [1], workers=1)
+    assert kept > 50 * MIB
+    assert not used_up

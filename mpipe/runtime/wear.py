@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 
 from ..errors import OptionError
 from ..stage import StageSpec, loses_memory
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_libc = ctypes.CDLL(None)
 
 
 def own_memory(pid: int | str = "self") -> int:
@@ -45,4 +48,8 @@ class Wear:
         self.items += items
         if self._max_items is not None and self.items >= self._max_items:
             return True
-        return self._max_memory is not None and own_memory() > self._max_memory
+        if self._max_memory is None or own_memory() <= self._max_memory:
+            return False
+        with contextlib.suppress(AttributeError):  # not glibc
+            _libc.malloc_trim(0)  # what is free, but kept for the next item, does not count
+        return own_memory() > self._max_memory
