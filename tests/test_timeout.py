@@ -50,11 +50,14 @@ def test_waiting_for_room_downstream_is_not_the_items_time(tmp_path: Path) -> No
 
     pipeline = mpipe.Pipeline().add_stage("expand", expand, workers=1, timeout=0.5)
     pipeline.add_map("wait", wait, workers=1, buffer_size=1).connect("expand", "wait")
-    with pipeline.run([0]) as outputs:
-        time.sleep(1.5)
+    with pipeline.start(results=True) as run:
+        run.push(0)
+        wait_until(lambda: run.stats().stages["expand"].workers[0].state == "blocked")
+        time.sleep(1.0)
         opened.touch()
-        assert list(outputs) == list(range(20))
-    assert restarts(outputs) == 0
+        run.close()
+        assert list(run.results()) == list(range(20))
+        assert run.drain().stages["expand"].restarts == 0
 
 
 def test_a_wait_before_a_retry_is_not_the_items_time_and_each_attempt_has_all_of_it() -> None:
