@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from ..transport import counters
 from ..transport.counters import Board
 from ..transport.frame import Tag
@@ -21,11 +23,13 @@ class Autopsy:
 
     def examine(self, seat: int, exitcode: int, kill: Kill | None) -> Death:
         """What is known of the death of the worker in seat number `seat`."""
-        noted = self._board.get(seat, counters.ITEM)
+        noted, trace = self._board.get(seat, counters.ITEM), take(self._last_words, seat)
         item, how, excused = noted - 1 if noted else None, describe_exit(exitcode), False
         if kill is not None and exitcode == -kill.signal:
             item, how = kill.item, kill.how
             excused = not kill.just or kill.words != at_work_on(self._board, seat)
+        elif exitcode == -signal.SIGKILL:
+            trace = ""  # what it said before that was about something else
         return Death(
             frame=self._frame_in_hand(seat),
             item=item,
@@ -34,7 +38,7 @@ class Autopsy:
             how=how,
             settled=self._board.row(seat).settled,
             excused=excused,
-            trace=take(self._last_words, seat),
+            trace=trace,
         )
 
     def _frame_in_hand(self, seat: int) -> int:

@@ -31,7 +31,6 @@ from .wear import own_memory
 _MEMORY_NS = 50_000_000
 """How often to look at the memory of a worker that has a limit for it, in nanoseconds."""
 
-
 _LAST_WORDS_NS = 20_000_000
 """Time for a worker to say where it hangs before it is killed, in nanoseconds."""
 

@@ -18,7 +18,7 @@ def own_memory(pid: int | str = "self") -> int:
     try:
         with open(f"/proc/{pid}/statm", "rb", 0) as file:
             _, resident, shared, *_ = file.read().split()
-    except (FileNotFoundError, ProcessLookupError, ValueError):
+    except (OSError, ValueError):
         return 0
     return (int(resident) - int(shared)) * _PAGE
 

@@ -72,7 +72,7 @@ class Area:
 
     def part(self, index: int, size: int) -> memoryview:
         """The first `size` bytes of a part."""
-        view = self._map()
+        view = self._map_whole()
         if view is None:
             return memoryview(map_shared(self._fd, size, self._offset + index * self._part_bytes))
         start = index * self._part_bytes
@@ -85,12 +85,12 @@ class Area:
     def discard(self, index: int, start: int, size: int) -> None:
         """Give back the pages of a part from `start` (a multiple of pages) on."""
         offset = index * self._part_bytes + start
-        if self._map() is None or self._whole is None:
+        if self._map_whole() is None or self._whole is None:
             map_shared(self._fd, size, self._offset + offset).madvise(mmap.MADV_REMOVE)
         else:
             self._whole.madvise(mmap.MADV_REMOVE, offset, size)
 
-    def _map(self) -> memoryview | None:
+    def _map_whole(self) -> memoryview | None:
         if self._view is None and not self._too_large:
             try:
                 self._whole = map_shared(self._fd, self._size, self._offset)
