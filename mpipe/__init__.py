@@ -8,9 +8,10 @@ The layers, each importing only those after it:
     runtime       the coordinator and the workers
     transport     channels of frames in shared memory, the board of counters
     policy        decisions without processes or clocks
-    plan routes graph stage stats errors    plain values
+    plan routes graph stage breaker stats errors    plain values
 """
 
+from .breaker import CircuitBreaker as CircuitBreaker
 from .errors import Cancelled as Cancelled
 from .errors import Closed as Closed
 from .errors import CoordinatorDied as CoordinatorDied
@@ -27,6 +28,7 @@ from .pipeline import imap as imap
 from .run import Outputs as Outputs
 from .run import Run as Run
 from .stage import Stage as Stage
+from .stats import BreakerStats as BreakerStats
 from .stats import DeadLetter as DeadLetter
 from .stats import EdgeStats as EdgeStats
 from .stats import Latency as Latency

@@ -48,6 +48,8 @@ class Pipeline:
         - `retries` (0): further attempts for an item that raised.
         - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
         - `max_crashes` (3): an item that kills so many workers counts as failed.
+        - `breaker` (None): an `mpipe.CircuitBreaker`, which pauses the stage while too many calls
+          of its function fail. Meanwhile its buffer fills up and holds the source back.
         - `timeout` (None): seconds that the function may be at work on an item, its iterator
           included, before its worker is killed for it.
         - `max_items` (None): a worker that has handled so many items makes way for a new process,

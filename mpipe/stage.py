@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .breaker import CircuitBreaker
 from .errors import OptionError
 
 Kind = Literal["flat", "map", "filter"]
@@ -136,6 +137,10 @@ OPTIONS: Mapping[str, Option] = {
     "max_memory": Option(
         _optional(_integer(1)), "a whole number of bytes, 1 or more, or None for no limit"
     ),
+    "breaker": Option(
+        _optional(lambda value: isinstance(value, CircuitBreaker)),
+        "an mpipe.CircuitBreaker, or None",
+    ),
 }
 
 
@@ -162,6 +167,7 @@ class StageSpec:
     timeout: float | None = None
     max_items: int | None = None
     max_memory: int | None = None
+    breaker: CircuitBreaker | None = None
 
 
 def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> StageSpec:

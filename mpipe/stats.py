@@ -36,8 +36,22 @@ class WorkerStats:
     memory: int
     """Resident memory of the process, in bytes."""
     state: str
-    """`"starting"`, `"idle"`, `"busy"`, `"blocked"` (no room downstream), `"recycling"` (making
-    way for a new process) or `"finished"`."""
+    """`"starting"`, `"idle"`, `"busy"`, `"blocked"` (no room downstream), `"paused"` (its stage's
+    circuit breaker is not closed), `"recycling"` (making way for a new process) or `"finished"`."""
+
+
+@dataclass(frozen=True)
+class BreakerStats:
+    """What the circuit breaker of one stage does, and did since the start."""
+
+    state: str
+    """`"closed"` (the stage works), `"open"` (it pauses) or `"half-open"` (it tries some calls)."""
+    trips: int
+    """How often it opened because too many calls failed."""
+    reopened: int
+    """How often it opened again, because the calls tried after a pause failed too."""
+    seconds_open: float
+    """How long it was open in all, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,8 @@ class StageStats:
     """Share of the workers' time spent waiting for input, 0 to 1."""
     blocked: float
     """Share of the workers' time spent waiting for room downstream, 0 to 1."""
+    breaker: BreakerStats | None
+    """The stage's circuit breaker; None if it has none."""
 
 
 @dataclass(frozen=True)

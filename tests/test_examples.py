@@ -9,13 +9,14 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import wait_until
 from rich.console import Console
 
-from mpipe import Latency, StageStats, Stats, WorkerStats
+from mpipe import BreakerStats, Latency, StageStats, Stats, WorkerStats
 from mpipe.cli import health
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -193,6 +194,19 @@ def test_the_table_of_a_run_that_has_not_begun_shows_no_latency() -> None:
     idle = Stats("etl", "running", 0.0, {"sink": stage("sink")}, (), Latency(), None, 0.0)
     assert rows(rendered(idle))["sink"] == ["0"] * 6 + ["0.00", "-", "-", "0%", "0"]
     assert "bottleneck" not in rendered(idle)
+
+
+def test_the_table_tells_of_circuit_breakers_that_have_tripped() -> None:
+    broken = replace(PARSE, breaker=BreakerStats("half-open", 3, 1, 12.5))
+    quiet = stage("sink", breaker=BreakerStats("closed", 0, 0, 0.0))
+    stats = replace(STATS, stages={"parse": broken, "sink": quiet})
+    text = rendered(stats)
+    assert (
+        "parse: circuit breaker half-open; it tripped 3 times and paused the stage for 12.5s"
+        in text
+    )
+    assert "sink: circuit breaker" not in text
+    assert "(12,346/s, 100 queued, 3 errors, breaker half-open)" in health.line(stats)
 
 
 def test_eighty_columns_are_enough_for_every_figure() -> None:

@@ -17,7 +17,7 @@ import mpipe
 
 ROOT = Path(mpipe.__file__).parent
 LAYERS = (
-    {"errors", "stats", "stage", "graph", "plan", "routes"},
+    {"errors", "stats", "stage", "breaker", "graph", "plan", "routes"},
     {"policy"},
     {"transport"},
     {"runtime"},
@@ -28,7 +28,9 @@ LAYERS = (
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
 
 PUBLIC = {
+    "BreakerStats",
     "Cancelled",
+    "CircuitBreaker",
     "Closed",
     "CoordinatorDied",
     "DeadLetter",

@@ -47,12 +47,17 @@ def table(stats: Stats) -> Table:
 
 def line(stats: Stats) -> str:
     """The same in one line: what each stage has handled, how fast, and what waits before it."""
-    stages = (
-        f"{stage.name} {stage.processed + stage.failed:,} ({rate(stage.throughput)}/s, "
-        f"{stage.queued:,} queued" + (f", {stage.failed:,} errors)" if stage.failed else ")")
-        for stage in stats.stages.values()
-    )
-    return f"{stats.name} {stats.state} {seconds(stats.elapsed)}: {'; '.join(stages)}"
+    stages = "; ".join(map(_in_line, stats.stages.values()))
+    return f"{stats.name} {stats.state} {seconds(stats.elapsed)}: {stages}"
+
+
+def _in_line(stage: StageStats) -> str:
+    notes = [f"{rate(stage.throughput)}/s", f"{stage.queued:,} queued"]
+    if stage.failed:
+        notes.append(f"{stage.failed:,} errors")
+    if stage.breaker and stage.breaker.state != "closed":
+        notes.append(f"breaker {stage.breaker.state}")
+    return f"{stage.name} {stage.processed + stage.failed:,} ({', '.join(notes)})"
 
 
 def show(stats: Stats) -> None:
@@ -150,8 +155,23 @@ def _caption(stats: Stats) -> str:
     if stats.latency.count:
         p50, p99 = seconds(stats.latency.p50), seconds(stats.latency.p99)
         parts.append(f"end to end p50 {p50}, p99 {p99}")
-    mark = "" if stats.bottleneck is None else f"* bottleneck: {stats.bottleneck}\n"
-    return mark + "; ".join(parts)
+    mark = [] if stats.bottleneck is None else [f"* bottleneck: {stats.bottleneck}"]
+    return "\n".join([*mark, *map(_breaker, _tripped(stats)), "; ".join(parts)])
+
+
+def _tripped(stats: Stats) -> Iterator[StageStats]:
+    """The stages whose circuit breaker has done something."""
+    return (stage for stage in stats.stages.values() if stage.breaker and stage.breaker.trips)
+
+
+def _breaker(stage: StageStats) -> str:
+    breaker = stage.breaker
+    assert breaker is not None
+    times = "once" if breaker.trips == 1 else f"{count(breaker.trips)} times"
+    return (
+        f"{stage.name}: circuit breaker {breaker.state}; it tripped {times} and paused the stage "
+        f"for {seconds(breaker.seconds_open)}"
+    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+from ..errors import MPipeError
 from ..plan import RunOptions
 from ..stats import DeadLetter, Stats
 
@@ -40,6 +41,14 @@ class Engine(Protocol):
 
     def cancel(self) -> None:
         """Stop now and release everything; does nothing after the end."""
+
+
+class Halt(BaseException):
+    """Unwinds an inline run's kernels, out of reach of their handlers, with what ends the run."""
+
+    def __init__(self, error: MPipeError) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class Deadline:

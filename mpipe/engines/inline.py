@@ -29,8 +29,8 @@ from ..runtime.functions import pack_function
 from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
 from ..transport.frame import Unsendable, encode_all
-from .base import Deadline
-from .lane import Halt, Lane, Origin, Shared
+from .base import Deadline, Halt
+from .lane import Lane, Origin, Shared
 from .refusal import refuse
 from .report import build_stats
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from ..errors import MPipeError, StageError
+from ..errors import StageError
 from ..policy import histogram
 from ..routes import CALLER, Routes
 from ..runtime.emitter import encode_letter
@@ -23,6 +23,8 @@ from ..runtime.kernel import Kernel
 from ..stage import StageSpec
 from ..stats import DeadLetter, WorkerStats
 from ..transport.frame import Payload, encode_all
+from .base import Halt
+from .gate import InlineGate
 from .report import StageSums, Times
 
 logger = logging.getLogger("mpipe")
@@ -42,14 +44,6 @@ class Origin(NamedTuple):
             return "an item from finish()"
         source = f"source item {self.number}"
         return source if self.exact else f"an item from {source}"
-
-
-class Halt(BaseException):
-    """Unwinds all kernels at once, out of reach of their handlers, with what ends the run."""
-
-    def __init__(self, error: MPipeError) -> None:
-        super().__init__(error)
-        self.error = error
 
 
 @dataclass
@@ -89,10 +83,11 @@ class Lane:
 
     def __init__(self, spec: StageSpec, shared: Shared) -> None:
         self.spec = spec
-        self.kernel = Kernel(spec, 0, self)
         self.targets: list[Lane] = []
         self.keeps_outputs: bool = False
         self.waited_ns = 0
+        self._gate = InlineGate(spec, spec.breaker, shared.check, self) if spec.breaker else None
+        self.kernel = Kernel(spec, 0, self, self._gate)
         self._shared = shared
         self._sums = StageSums(spec.name)
         self._origin = Origin(None, False, 0)
@@ -171,7 +166,12 @@ class Lane:
         """The counters as they are now; what is not spent in the function counts as idle."""
         busy_ns = self._sums.service.total_ns
         idle_ns = int(elapsed * 1e9) - busy_ns
-        return replace(self._sums, busy_ns=busy_ns, idle_ns=idle_ns, workers=(worker,))
+        sums = replace(self._sums, busy_ns=busy_ns, idle_ns=idle_ns, workers=(worker,))
+        if self._gate is not None:
+            sums.breaker = self._gate.stats()
+            if self._gate.is_pausing:
+                sums.workers = (replace(worker, state="paused"),)
+        return sums
 
     # As the kernel's watch and outlet.
 

@@ -25,6 +25,7 @@ from ..transport.channel import ChannelFds, create_channel
 from ..transport.counters import board_bytes
 from ..transport.descriptors import fill_standard, limit, socket_pair
 from ..transport.gaps import create_gap_pipe
+from ..transport.gate import GateFds, create_gate
 from ..transport.layout import ChannelLayout
 from ..transport.store import STORE_BYTES
 
@@ -149,6 +150,11 @@ def _create(
         results = channel(*most, 1, len(plan.terminal_seats))
     if plan.dead_letter_seats:
         letters = channel(_LETTERS, _LETTERS_BYTES, 1, len(plan.dead_letter_seats))
+    gates: list[GateFds | None] = [None] * len(stages)
+    for i, stage in enumerate(stages):
+        if stage.breaker is not None:
+            gates[i] = gate = create_gate(plan.workers[i])
+            opened.extend(gate.all())
     routes = find_routes(plan.graph, options.ordered_results)
     gaps = {}
     for name in routes.ordered:
@@ -166,6 +172,7 @@ def _create(
         channels,
         results,
         letters,
+        tuple(gates),
         board,
         stores,
         routes,

@@ -25,6 +25,7 @@ from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
 from ..transport.frame import Header, Unsendable
+from ..transport.gate import SharedGate
 from .arrange import Arrangement
 from .base import Deadline, watch
 from .feeder import Feeder
@@ -83,6 +84,7 @@ class ProcessesEngine:
         """Map the caller's part of the shared memory."""
         self._board = Board(spec.board, self._plan.seats, len(self._plan.graph.stages))
         self._channels = [Channel(fds) for fds in spec.channels]
+        self._gates = {i: SharedGate(fds) for i, fds in enumerate(spec.gates) if fds is not None}
         self._arrangement: Arrangement | None = None
         if CALLER in spec.routes.ordered:
             self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
@@ -276,10 +278,14 @@ class ProcessesEngine:
         with self._looking:
             if self._final is not None:
                 return self._final
-            state = self._link.outcome or "running"
             elapsed = time.perf_counter() - self._began
-            pid = self._link.coordinator_pid
-            return snapshot(self._plan, self._board, self._channels, state, elapsed, pid)
+            state = self._link.outcome or "running"
+            return self._snapshot(state, elapsed, self._link.coordinator_pid)
+
+    def _snapshot(self, state: str, elapsed: float, coordinator: int = 0) -> Stats:
+        return snapshot(
+            self._plan, self._board, self._channels, state, elapsed, coordinator, self._gates
+        )
 
     # The end.
 
@@ -336,7 +342,7 @@ class ProcessesEngine:
                     self._read_rest()
                 self._link.join()
                 state = self._link.outcome or "failed"
-                self._final = snapshot(self._plan, self._board, self._channels, state, elapsed)
+                self._final = self._snapshot(state, elapsed)
                 self._release()
         if self._link.failure is not None:
             raise self._link.failure
@@ -352,6 +358,8 @@ class ProcessesEngine:
                 self._letters_read.extend(frame[1])
 
     def _release(self) -> None:
+        for gate in self._gates.values():
+            gate.close()
         for part in (*self._channels, self._board, self._results, self._letters):
             if part is not None:
                 part.close()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policy import histogram
-from ..stats import EdgeStats, StageStats, Stats, WorkerStats
+from ..stats import BreakerStats, EdgeStats, StageStats, Stats, WorkerStats
 
 
 @dataclass
@@ -40,6 +40,7 @@ class StageSums:
     idle_ns: int = 0
     blocked_ns: int = 0
     workers: tuple[WorkerStats, ...] = ()
+    breaker: BreakerStats | None = None
 
 
 def build_stats(
@@ -93,6 +94,7 @@ def _stage(sums: StageSums, elapsed: float) -> StageStats:
         busy=share(sums.busy_ns),
         idle=share(sums.idle_ns),
         blocked=share(sums.blocked_ns),
+        breaker=sums.breaker,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -12,6 +12,7 @@ from ..stats import EdgeStats, Stats, WorkerStats
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import STATES, Board, Row, idle_and_blocked
+from ..transport.gate import SharedGate
 from ..transport.layout import DROPPED, PUBLISHED
 from .report import StageSums, Times, build_stats
 
@@ -23,14 +24,18 @@ def snapshot(
     state: str,
     elapsed: float,
     coordinator: int = 0,
+    gates: Mapping[int, SharedGate] | None = None,
 ) -> Stats:
     """The run's numbers now; what was handled is read first, so `in_flight` is never below 0.
 
-    `coordinator` is the pid of the coordinator while it runs.
+    `coordinator` is the pid of the coordinator while it runs; `gates` are those that there are, by
+    the index of their stage.
     """
     rows = [board.row(seat) for seat in range(plan.seats)]
     edges = _edges(plan, board, channels)
     stages = [_sums(plan, board, rows, edges, i) for i in range(len(plan.workers))]
+    for index, gate in (gates or {}).items():
+        stages[index].breaker = gate.stats()
     ends = plan.terminal_seats
     cpu = sum(worker.cpu for stage in stages for worker in stage.workers)
     return build_stats(

@@ -23,8 +23,10 @@ class Autopsy:
 
     def examine(self, seat: int, exitcode: int, kill: Kill | None) -> Death:
         """What is known of the death of the worker in seat number `seat`."""
+        state = self._board.get(seat, counters.STATE)
         noted, trace = self._board.get(seat, counters.ITEM), take(self._last_words, seat)
-        item, how, excused = noted - 1 if noted else None, describe_exit(exitcode), False
+        item, how = noted - 1 if noted else None, describe_exit(exitcode)
+        excused = state == counters.PAUSED
         if kill is not None and exitcode == -kill.signal:
             item, how = kill.item, kill.how
             excused = not kill.just or kill.words != at_work_on(self._board, seat)
@@ -33,7 +35,7 @@ class Autopsy:
         return Death(
             frame=self._frame_in_hand(seat),
             item=item,
-            in_setup=self._board.get(seat, counters.STATE) == counters.STARTING,
+            in_setup=state == counters.STARTING,
             exitcode=exitcode,
             how=how,
             settled=self._board.row(seat).settled,

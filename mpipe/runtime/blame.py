@@ -48,7 +48,8 @@ class Death:
     how: str = ""
     settled: int = 0
     excused: bool = False
-    """The coordinator killed it over a limit, but too late: it had got on meanwhile."""
+    """What it had in hand has nothing to do with it: it was paused, or it was killed over a limit
+    but too late, because it had got on meanwhile."""
     trace: str = ""
     """Where its threads were, as far as it could say."""
 

@@ -34,6 +34,7 @@ from ..transport.token import END, plain
 from . import control
 from .autopsy import Autopsy
 from .blame import Death, Record, Verdict, describe_crashes
+from .breakers import Breakers
 from .children import make_worker
 from .limits import Kill, Limits
 from .scarcity import explain, is_temporary
@@ -82,6 +83,7 @@ class Coordinator:
         ]
         self._limits = Limits(plan, self._board)
         self._autopsy = Autopsy(self._board, spec.last_words)
+        self._breakers = Breakers(spec, self._log)
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -99,9 +101,12 @@ class Coordinator:
         for seat in self._seats:
             self._start(seat)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
-            self._serve(_earliest(self._next_restart(), self._limits.wait_s()))
+            waits = self._next_restart(), self._limits.wait_s(), self._breakers.wait_s()
+            self._serve(_earliest(*waits))
             self._enforce_limits()
             self._restart_due()
+            if failure := self._breakers.tick():
+                self._outcome = self._outcome or ("failed", pickle.dumps((failure, None)))
             self._advance()
         self._on_reports()  # of the last workers
         if self._outcome is None:
@@ -163,9 +168,11 @@ class Coordinator:
                 report = self._reports.recv(1 << 20, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            kind, _, value = pickle.loads(report)
+            kind, seat, value = pickle.loads(report)
             if kind == "error":
                 self._outcome = self._outcome or ("failed", value)
+            elif kind == "outcome":
+                self._breakers.hear(seat, value)
             else:
                 self._log(value)
 
@@ -181,6 +188,7 @@ class Coordinator:
         exitcode = os.waitstatus_to_exitcode(status)
         if self._get(seat, counters.DONE):
             seat.finished = True
+            self._breakers.finish(seat.number)
         elif self._outcome is not None:
             return
         elif self._get(seat, counters.STATE) == counters.RECYCLING and not exitcode:
@@ -248,6 +256,7 @@ class Coordinator:
 
     def _replace(self, seat: Seat, exitcode: int) -> None:
         death = self._autopsy.examine(seat.number, exitcode, seat.kill)
+        self._breakers.record_death(seat.number, death.how)
         verdict = seat.record.judge(death)
         condemned = verdict is Verdict.CONDEMN
         if self._loses_state(seat, death):

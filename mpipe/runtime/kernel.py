@@ -28,6 +28,7 @@ from ..stats import DeadLetter
 from ..transport.byvalue import dumps
 from ..transport.frame import Unsendable as Unsendable
 from .apply import Many, One, appliers
+from .gate import Gate, gated, one_line
 
 FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
@@ -41,7 +42,7 @@ class Outlet(Protocol):
     """Where a kernel's outcomes go."""
 
     waited_ns: int
-    """Time spent so far waiting for room."""
+    """Time spent so far waiting for room, or at the gate."""
 
     @property
     def flush_items(self) -> int:
@@ -92,13 +93,17 @@ class Kernel:
 
     `position` names the item at an index of the frame in hand, for messages. After `run`, `tally`
     counts what happened, `durations` holds the service times of items timed singly, in nanoseconds,
-    and `runs` the mean and the number of those timed together.
+    and `runs` the mean and the number of those timed together. Every call of the function passes
+    the `gate`, if there is one.
     """
 
-    def __init__(self, spec: StageSpec, worker: int, outlet: Outlet) -> None:
+    def __init__(
+        self, spec: StageSpec, worker: int, outlet: Outlet, gate: Gate | None = None
+    ) -> None:
         self.spec = spec
         self.worker = worker
         self.outlet = outlet
+        self._gate = gate
         self.position: Callable[[int], str] = "item {}".format
         self.stage: Stage | None = None
         self._fn: Callable[[Any], Any] = spec.fn
@@ -189,7 +194,8 @@ class Kernel:
         """Handle items of a frame, to its end or not; raises `StageError` if one fails the run."""
         self._reset(items)
         self._watch = watch
-        size = 1 if watch is not None else run_items(self._mean_ns)
+        singly = watch is not None or self._gate is not None
+        size = 1 if singly else run_items(self._mean_ns)
         if size == 1:
             self._handle_singly(items, watch)
         else:
@@ -266,7 +272,8 @@ class Kernel:
     # Outputs of an item are added to `_outputs`, less the first `skip`.
 
     def _appliers(self) -> tuple[One, Many]:
-        return appliers(self.spec.kind, self._fn, self._outputs, self._ends, self._take)
+        one, many = appliers(self.spec.kind, self._fn, self._outputs, self._ends, self._take)
+        return one if self._gate is None else gated(one, self._gate, self._hold, self._go_on), many
 
     def _take(self, result: Any, skip: int) -> None:
         check_result(result)
@@ -302,15 +309,22 @@ class Kernel:
 
     def _retry(self, index: int, error: BaseException) -> None:
         """Try an item again as often as the stage allows, then give it up."""
-        attempt, watch = 1, self._watch
+        attempt, retries, forgiven = 1, 0, 0
+        watch, gate = self._watch, self._gate
         while True:
             if watch is not None:
                 watch.pause()
-            if attempt > self.spec.retries or isinstance(error, ItemError):
+            if isinstance(error, ItemError):
+                break
+            if gate is not None and gate.forgives(forgiven):
+                forgiven += 1
+            elif retries < self.spec.retries:
+                retries += 1
+                time.sleep(delay_before(retries + 1, self.spec.retry_delay))
+            else:
                 break
             attempt += 1
             self.tally.retried += 1
-            time.sleep(delay_before(attempt, self.spec.retry_delay))
             try:
                 if watch is not None:
                     watch.enter(index)
@@ -348,7 +362,7 @@ class Kernel:
                 DeadLetter(
                     self.spec.name,
                     self._items[index],
-                    _one_line(error),
+                    one_line(error),
                     failure.remote_traceback,
                     attempts,
                     failure.position,
@@ -360,7 +374,7 @@ class Kernel:
     def _error(
         self, what: str, error: BaseException, position: str = "", attempts: int = 1
     ) -> StageError:
-        message = f"stage {self.spec.name!r} (worker {self.worker}) {what}: {_one_line(error)}"
+        message = f"stage {self.spec.name!r} (worker {self.worker}) {what}: {one_line(error)}"
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         if isinstance(error, WorkerDied):
             trace = error.remote_traceback
@@ -379,13 +393,28 @@ class Kernel:
                 break
             except Unsendable as bad:
                 aborted = self._withdraw(bad) or aborted
-        self.tally.emitted += len(outputs)
-        self._done += len(self._ends)
-        outputs.clear()
-        self._ends.clear()
-        self._last_flush = time.perf_counter_ns()
+        self._handed_on()
         if aborted is not None:
             raise aborted
+
+    def _handed_on(self) -> None:
+        self.tally.emitted += len(self._outputs)
+        self._done += len(self._ends)
+        self._outputs.clear()
+        self._ends.clear()
+        self._last_flush = time.perf_counter_ns()
+
+    def _hold(self) -> None:
+        """Before a wait at the gate: hand on what is done, but for what cannot travel."""
+        if self._watch is not None:
+            self._watch.pause()
+        with suppress(Unsendable):  # the next flush sees to that
+            self.outlet.emit(self._outputs, False)
+            self._handed_on()
+
+    def _go_on(self) -> None:
+        if self._watch is not None:
+            self._watch.resume()
 
     def _withdraw(self, bad: Unsendable) -> ItemError | None:
         """Take an output that cannot travel, and its item's later ones, out of the batch.
@@ -413,12 +442,6 @@ def check_result(result: Any) -> None:
         f"a stage must return a list, tuple, generator or iterator of outputs, or None, not "
         f"{type(result).__name__}; return [result] for one output, or use add_map"
     )
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, WorkerDied):
-        return f"WorkerDied: {error.args[0]}"
-    return "".join(traceback.format_exception_only(type(error), error)).strip().split("\n")[-1]
 
 
 def picklable_cause(error: BaseException | None) -> BaseException | None:

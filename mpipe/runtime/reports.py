@@ -21,6 +21,9 @@ MAX_LOG = 2_000
 
 _LOG_BURST = 10
 
+_MAX_OUTCOME = 300
+"""Longest description of a failed call, in characters."""
+
 
 class Reporter:
     """The worker's end of the report socket, inherited as descriptor `fd`."""
@@ -34,6 +37,12 @@ class Reporter:
     def error(self, error: StageError) -> None:
         """Tell of an error that ends the run; waits for room in the socket."""
         self._socket.sendall(pickle.dumps(("error", self._seat, pack_error(error))))
+
+    def outcome(self, error: str) -> None:
+        """Wake the coordinator for what a circuit breaker should hear; never waits."""
+        with contextlib.suppress(OSError):
+            text = pickle.dumps(("outcome", self._seat, error[:_MAX_OUTCOME]))
+            self._socket.send(text, socket.MSG_DONTWAIT)
 
     def log(self, message: str) -> None:
         """Tell of a skipped item: the first ones, then at most one a second, and never waits."""

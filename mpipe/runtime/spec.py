@@ -9,6 +9,7 @@ from ..plan import Plan
 from ..routes import Routes
 from ..transport.channel import ChannelFds
 from ..transport.gaps import GapPipe
+from ..transport.gate import GateFds
 from ..transport.pipe import PipeFds
 from .ordering import EdgeOrder
 
@@ -17,7 +18,8 @@ from .ordering import EdgeOrder
 class RunSpec:
     """One run. The plan's stages carry no functions: `functions[i]` is stage i's, pickled.
 
-    `channels[i]` stands in front of stage i, `results` and `dead_letters` in front of the caller.
+    `channels[i]` stands in front of stage i, `results` and `dead_letters` in front of the caller;
+    `gates[i]` is the gate of stage i if that has a circuit breaker.
     `gaps` has a pipe for each that sees source order, by its name in `routes`; `stores` is the file
     of the seats' stores.
     Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`, and
@@ -29,6 +31,7 @@ class RunSpec:
     channels: tuple[ChannelFds, ...]
     results: ChannelFds | None
     dead_letters: ChannelFds | None
+    gates: tuple[GateFds | None, ...]
     board: int
     stores: int
     routes: Routes
@@ -54,8 +57,8 @@ class RunSpec:
 
     def channel_descriptors(self) -> tuple[int, ...]:
         """Those that hold what is on its way, and the counters."""
-        channels = [*self.channels, self.results, self.dead_letters]
-        fds = [fd for channel in channels if channel is not None for fd in channel.all()]
+        parts = [*self.channels, self.results, self.dead_letters, *self.gates]
+        fds = [fd for part in parts if part is not None for fd in part.all()]
         marks = [fd for pipe in self.gaps.values() for fd in pipe.all()]
         return (*fds, *marks, self.board, self.stores)
 

@@ -29,6 +29,7 @@ from ..transport.channel import Channel
 from ..transport.consumer import Consumer
 from ..transport.counters import Board, SeatCounters
 from ..transport.frame import Header, Tag
+from ..transport.gate import SharedGate
 from ..transport.producer import Producer
 from ..transport.store import Store
 from ..transport.token import END
@@ -38,6 +39,7 @@ from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
 from .emitter import Edge, Emitter, part_of
 from .functions import load_function
+from .gate import WorkerGate
 from .intake import Direct, Intake, Work
 from .kernel import Kernel, Stopped
 from .lastwords import listen
@@ -80,11 +82,20 @@ class Worker:
         self._is_tracked = any(edge.order for edge in edges)
         self._account = Account(self._counters, self._is_terminal)
         self._pace = SnapshotPace()
+        self._gate = self._open_gate(reporter)
         self._kernel: Kernel | None = None
         self._noting = Noting(self._counters, self._options.timeout)
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
         self._wear = Wear(self._options)
+
+    def _open_gate(self, reporter: Reporter) -> WorkerGate | None:
+        fds = self._spec.gates[self._spec.plan.index[self._options.name]]
+        if fds is None:
+            return None
+        can_give_up = self._options.on_error != "raise"
+        shared, seat = SharedGate(fds), self._counters
+        return WorkerGate(shared, self._index, seat, self._emitter, reporter.outcome, can_give_up)
 
     def recover(self) -> None:
         """Finish what a dead worker in this seat had begun, before others wait for it."""
@@ -101,7 +112,7 @@ class Worker:
             fn = load_function(self._function)
         except Exception as error:
             raise self.error("could not load the stage's function", error) from error
-        kernel = Kernel(replace(self._options, fn=fn), self._index, self._emitter)
+        kernel = Kernel(replace(self._options, fn=fn), self._index, self._emitter, self._gate)
         self._emitter.batch = lambda: kernel.batch
         self._kernel = kernel
         kernel.open()
@@ -220,7 +231,8 @@ class Worker:
     # Counting.
 
     def _add_up(self, kernel: Kernel, header: Header | None, taken: int) -> None:
-        self._account.blocked_ns += self._emitter.waited_ns
+        paused_ns = self._gate.take_paused_ns() if self._gate is not None else 0
+        self._account.blocked_ns += self._emitter.waited_ns - paused_ns
         self._emitter.waited_ns = 0
         self._account.add(kernel, header, taken)
 

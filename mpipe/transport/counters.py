@@ -25,8 +25,8 @@ FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES, HANDLED, ENTERED = range(8, 16)
 PID, RESTARTS, RECYCLED, CPU_NS = range(16, 20)
 _ROWS = 24
 
-STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING = range(6)
-STATES = ("starting", "idle", "busy", "blocked", "finished", "recycling")
+STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING, PAUSED = range(7)
+STATES = ("starting", "idle", "busy", "blocked", "finished", "recycling", "paused")
 
 SERVICE, WAIT, END_TO_END = range(3)
 """The histograms of a seat."""
