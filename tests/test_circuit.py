@@ -360,7 +360,7 @@ def test_a_flapping_service_loses_and_doubles_nothing(service: Service) -> None:
     assert_drained(stats, pipeline)
     found = stats.stages["s"].breaker
     assert found is not None
-    assert found.trips > 1
+    assert found.trips + found.reopened > 1
     assert stats.stages["s"].failed == 0
 
 

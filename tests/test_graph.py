@@ -41,7 +41,7 @@ class Needy(mpipe.Stage):
 
 OPTION_NAMES = (
     "workers, buffer_size, buffer_bytes, drop_on_full, ordered, on_error, retries, retry_delay, "
-    "max_crashes, timeout, max_items, max_memory"
+    "max_crashes, timeout, max_items, max_memory, breaker"
 )
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
@@ -284,6 +284,7 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
         "timeout": None,
         "max_items": None,
         "max_memory": None,
+        "breaker": None,
     }
     assert all(OPTIONS[name].accepts(value) for name, value in defaults.items())
     assert all(OPTIONS["on_error"].accepts(value) for value in ON_ERROR)

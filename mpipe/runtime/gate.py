@@ -33,7 +33,7 @@ from .apply import One
 _LOOK_S = 0.01
 """How often a worker that is paused looks at the state, in seconds."""
 
-_HEARD_S = 0.05
+_HEARD_S = 0.5
 """How long to wait until a failure is heard, at most, in seconds."""
 
 _NAP_S, _MAX_NAP_S = 20e-6, 1e-3
