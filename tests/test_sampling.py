@@ -9,7 +9,7 @@ from mpipe.policy.sampling import MOST_ITEMS, SINGLE_NS, run_items
 
 @pytest.mark.parametrize(
     ("mean_ns", "items"),
-    [(0, 1), (1, MOST_ITEMS), (100, 32), (1000, 4), (1999, 2), (2001, 1), (4000, 1), (1e9, 1)],
+    [(0, 1), (1, MOST_ITEMS), (625, 32), (1000, 20), (9_999, 2), (10_001, 1), (1e9, 1)],
 )
 def test_dear_items_are_timed_singly_and_cheap_ones_together(mean_ns: float, items: int) -> None:
     assert run_items(mean_ns) == items
