@@ -214,7 +214,7 @@ def test_a_source_waits_for_an_item_that_is_late(monkeypatch: pytest.MonkeyPatch
             yield x
 
     def late(x: int) -> int:
-        if x == 10:
+        if x == 100:
             time.sleep(60)
         return x
 
@@ -222,9 +222,9 @@ def test_a_source_waits_for_an_item_that_is_late(monkeypatch: pytest.MonkeyPatch
     pipeline.add_map("o", lambda x: x, ordered=True, buffer_size=50)
     outputs = pipeline.run(source())
     assert [next(outputs) for _ in range(8)] == list(range(8))
-    wait_until(lambda: pulled > 400)
+    wait_until(lambda: pulled > 500, within=30)
     time.sleep(0.5)
-    assert pulled < 700
+    assert pulled < 900
     outputs.close()
 
 
