@@ -214,14 +214,14 @@ def test_a_source_waits_for_an_item_that_is_late(monkeypatch: pytest.MonkeyPatch
             yield x
 
     def late(x: int) -> int:
-        if x == 100:
+        if x == 40:  # before unread results stop the ordered stage, after the first of them
             time.sleep(60)
         return x
 
     pipeline = chain("ao").add_map("a", late, workers=2, buffer_size=50)
     pipeline.add_map("o", lambda x: x, ordered=True, buffer_size=50)
     outputs = pipeline.run(source())
-    assert [next(outputs) for _ in range(8)] == list(range(8))
+    assert [next(outputs) for _ in range(4)] == list(range(4))
     wait_until(lambda: pulled > 500, within=30)
     time.sleep(0.5)
     assert pulled < 900
