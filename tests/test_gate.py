@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from test_breaker import trips_at
 from test_kernel import Recorder
 
 from mpipe import CircuitBreaker
+from mpipe.engines.gate import InlineGate
 from mpipe.policy.breaker import Breaker, State
 from mpipe.runtime.breakers import Keeper
 from mpipe.runtime.gate import WorkerGate
@@ -320,6 +322,20 @@ def test_the_time_at_the_gate_is_told_apart(
     assert counters.STATES[stage.board.get(0, counters.STATE)] == "busy"
     assert stage.gates[0].take_paused_ns() == stage.outlet.waited_ns > 0
     assert stage.gates[0].take_paused_ns() == 0
+
+
+def test_a_wait_of_an_inline_run_is_told_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpipe.engines.gate.time.sleep", lambda _: None)
+    outlet, spec = Outlet(), make_spec("s", abs, "map", {"on_error": "skip"})
+    settings, looks = CircuitBreaker(window=1, min_calls=1, open_for=0.001), itertools.count()
+    gate = InlineGate(spec, settings, lambda: next(looks), outlet)
+    assert gate.enter()
+    gate.leave(DOWN)
+    assert not gate.enter()
+    gate.wait()
+    assert outlet.waited_ns > 0
+    assert next(looks) > 0, "whether the run is to stop"
+    assert gate.stats().state == "half-open"
 
 
 def test_when_the_pauses_add_up_to_the_limit_the_run_fails_and_is_told_what_to_do(
