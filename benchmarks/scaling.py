@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [--workers N] [--seconds S] [--item-us US] [--repeats R]
 
 Pool is `multiprocessing.Pool.imap_unordered`, Executor is `ProcessPoolExecutor.map`, mpipe.imap is
-`mpipe.imap(..., ordered=False)`, mpipe.run is `Pipeline.run` of one stage. All start from nothing
+`mpipe.imap(..., ordered=False)`, mpipe.run is `Pipeline.run` of one stage; ideal is as many forked
+processes that have their share already and send nothing (ideal.py). All start from nothing
 and have ended their processes when their time is taken. The pools run with the chunk size that
 was fastest of those tried; mpipe has no such setting. An item is a number of iterations, calibrated
 once at the start, so all ways do the very same work.
@@ -13,18 +14,20 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ideal
 import machine
 from measure import RESULTS, Samples, interleave, sample, save, spread
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from workloads.cpu import about_equal, iterations, work
 
 import mpipe
 
@@ -34,15 +37,7 @@ SERIAL = "serial loop"
 Way = Callable[[list[int], int], list[int]]
 
 
-def work(iterations: int) -> int:
-    """One item: pure Python on small integers, exact in its result."""
-    total = 0
-    for i in range(iterations):
-        total += i * i % 7
-    return total
-
-
-def serial(items: list[int]) -> list[int]:
+def serial(items: Iterable[int]) -> list[int]:
     return [work(item) for item in items]
 
 
@@ -67,17 +62,8 @@ def mpipe_pipeline(items: list[int], workers: int) -> list[int]:
     return list(mpipe.Pipeline("scaling").add_map("work", work, workers=workers).run(items))
 
 
-def calibrate(item_us: float) -> int:
-    """Iterations of `work` that take about `item_us` on this machine now."""
-    probe = 20_000
-    work(probe)
-    seconds = min(sample(partial(work, probe)).wall for _ in range(20))
-    return max(1, round(probe * item_us * 1e-6 / seconds))
-
-
-def make_items(iterations: int, count: int) -> list[int]:
-    """Numbers of iterations, about equal but not the same, so that a mix-up shows."""
-    return [iterations + i % 97 for i in range(count)]
+def shares(items: list[int], workers: int) -> list[int]:
+    return ideal.shares(serial, items, workers).outputs
 
 
 def checked(way: Callable[[], list[int]], expected: list[int]) -> Callable[[], None]:
@@ -101,6 +87,7 @@ def make_cases(items: list[int], top: int, chunks: dict[str, int]) -> dict[str, 
     ways: dict[str, Way] = {
         "Pool": partial(pool, chunk=chunks["Pool"]),
         "Executor": partial(executor, chunk=chunks["Executor"]),
+        "ideal": shares,
         "mpipe.imap": mpipe_imap,
         "mpipe.run": mpipe_pipeline,
     }
@@ -164,13 +151,13 @@ def main() -> None:
     console = Console(highlight=False)
     known = machine.facts("numpy", "cloudpickle")
     console.print(machine.one_line(known), soft_wrap=True)
-    iterations = calibrate(given.item_us)
-    items = make_items(iterations, max(1, round(given.seconds * 1e6 / given.item_us)))
+    scale = iterations(given.item_us)
+    items = list(about_equal(max(1, round(given.seconds * 1e6 / given.item_us)), scale))
     chunks = {
         "Pool": best_chunk(pool, items, given.workers),
         "Executor": best_chunk(executor, items, given.workers),
     }
-    console.print(f"{len(items):,} items of {iterations:,} iterations (about {given.item_us:g} us)")
+    console.print(f"{len(items):,} items of {scale:,} iterations (about {given.item_us:g} us)")
     console.print(f"best chunk sizes of {CHUNKS}: {chunks}")
     samples = run_all(make_cases(items, given.workers, chunks), given.repeats, console)
     rows = summary(samples, len(items))
@@ -179,7 +166,7 @@ def main() -> None:
         "benchmark": "scaling",
         "machine": known,
         "item_us": given.item_us,
-        "iterations": iterations,
+        "iterations": scale,
         "items": len(items),
         "repeats": given.repeats,
         "chunk_sizes": chunks,
