@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,18 +34,24 @@ _TIDY_S = 2.0
 """How long a process that tidies up after the others may take."""
 
 
+def end_politely() -> None:
+    """Let SIGTERM, too, end this program by an exception, so that no cell is left behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+
+
 class Cell:
     """A running program of this folder; leaving the `with` block ends all that it started."""
 
     def __init__(self, *program: str) -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="cell"))
-        self.peak_pss = 0
-        """The most memory of all its processes together that was seen, in bytes."""
+        self.pss: list[tuple[float, int]] = []
+        """The memory of all its processes together: seconds since the start, bytes."""
         self.starved = False
         """It took so much memory that it was ended."""
         self._seen: set[psutil.Process] = set()
-        self._pids: set[str] = set()
         self._surveyed = 0.0
+        self._start = time.monotonic()
+        own = {name: str(self.scratch) for name in (MARK, "TMPDIR")} | {"PYTHONPATH": str(HERE)}
         with (self.scratch / "said").open("w") as out, (self.scratch / "errors").open("w") as err:
             self._program = subprocess.Popen(
                 [sys.executable, *program],
@@ -52,14 +59,20 @@ class Cell:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env={**os.environ, MARK: str(self.scratch), "TMPDIR": str(self.scratch)},
+                env={**os.environ, **own},
                 start_new_session=True,
             )
+        self._pids = {str(self.pid)}
 
     @property
     def pid(self) -> int:
         """Of the program, and of its process group."""
         return self._program.pid
+
+    @property
+    def peak_pss(self) -> int:
+        """The most memory of all its processes together that was seen, in bytes."""
+        return max((size for _, size in self.pss), default=0)
 
     @property
     def said(self) -> str:
@@ -90,7 +103,7 @@ class Cell:
         found = processes.marked(MARK, str(self.scratch))
         self._seen = processes.alive(self._seen | found)
         self._pids.update(str(process.pid) for process in found)
-        self.peak_pss = max(self.peak_pss, processes.pss(p.pid for p in self._seen))
+        self.pss.append((time.monotonic() - self._start, processes.pss(p.pid for p in self._seen)))
         self._surveyed = time.monotonic()
         if psutil.virtual_memory().available < FLOOR:
             self.starved = True

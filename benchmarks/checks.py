@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import multiprocessing
 import os
 import random
 import signal
@@ -22,6 +21,7 @@ from typing import Any
 
 import processes
 import psutil
+from counted import Counted
 
 PATIENCE_S = 15.0
 
@@ -36,21 +36,15 @@ def patience(verdict: Callable[[], str]) -> Iterator[None]:
     timer.cancel()
 
 
-class Counted:
-    """An endless source of 0, 1, 2, ... that knows how far it was pulled, in whatever process."""
+def endless_source() -> Counted:
+    """0, 1, 2, ..., ten thousand a second at most."""
 
-    def __init__(self) -> None:
-        self._pulled = multiprocessing.RawValue("Q", 0)
-
-    @property
-    def pulled(self) -> int:
-        return int(self._pulled.value)
-
-    def __iter__(self) -> Iterator[int]:
-        while True:
+    def numbers() -> Iterator[int]:
+        for number in itertools.count():
             time.sleep(1e-4)
-            yield self._pulled.value
-            self._pulled.value += 1
+            yield number
+
+    return Counted(numbers())
 
 
 _kept: list[Any] = []
@@ -68,7 +62,7 @@ def same(item: Any) -> Any:
 
 def bounded_source(tool: Any) -> str:
     """Take one result of an endless source, then wait: is the source still being pulled?"""
-    source = Counted()
+    source = endless_source()
     with patience(lambda: f"no: no result after {source.pulled:,} items"):
         outputs = keep(iter(tool.stream(same, source)))
         next(outputs)
@@ -110,7 +104,7 @@ def pool_per_stage(tool: Any) -> str:
 
 def bounded_between_stages(tool: Any) -> str:
     """A fast stage before a slow one, and an eager reader: how far does the source run ahead?"""
-    source = Counted()
+    source = endless_source()
     with patience(lambda: f"no: no result after {source.pulled:,} items"):
         outputs = keep(two_stages(tool, source))
         next(outputs)

@@ -7,7 +7,6 @@ happens, and when, as it happens, so that the record is there whatever becomes o
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
@@ -18,6 +17,7 @@ from typing import Any
 
 import peers
 import records
+from counted import Counted
 from records import note
 
 ITEMS = 1000
@@ -149,16 +149,11 @@ def huge(size: int) -> Callable[[Any], Iterator[Any]]:
 
 def slow_consumer(tool: Any) -> Iterator[Any]:
     """The caller reads slowly: how far is the source pulled beyond what it has read?"""
-    pulled = multiprocessing.RawValue("Q", 0)  # some tools pull in a process of their own
-
-    def source() -> Iterator[bytes]:
-        for item in range(SLOW_ITEMS):
-            pulled.value += 1
-            yield item.to_bytes(8, "big") + os.urandom(SLOW_BYTES - 8)
-
+    filler = os.urandom(SLOW_BYTES - 8)
+    source = Counted(item.to_bytes(8, "big") + filler for item in range(SLOW_ITEMS))
     start = time.monotonic()
-    for read, data in enumerate(tool.stream(same, source()), 1):
-        note("ahead", pulled.value - read)
+    for read, data in enumerate(tool.stream(same, source), 1):
+        note("ahead", source.pulled - read)
         yield int.from_bytes(data[:8], "big")
         if time.monotonic() > start + SLOW_RUN_S:
             break

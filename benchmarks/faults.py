@@ -26,7 +26,7 @@ import peers
 import psutil
 import records
 import tables
-from cells import Cell
+from cells import Cell, end_politely
 from fault_verdicts import Record, Remains, Seen
 from measure import RESULTS, save
 from records import Event
@@ -258,7 +258,7 @@ def page(report: dict[str, Any]) -> str:
     cells = {name: {t: Seen(**s["seen"]) for t, s in of.items()} for name, of in report.items()}
     tools = [tool for tool in TOOLS if any(tool in of for of in cells.values())]
     faults = [name for name in FAULTS if name in cells and name != "nothing"]
-    head = ["", *(peers.load(tool).NAME for tool in tools)]
+    head = ["", *(peers.name(tool) for tool in tools)]
     rows = [
         [FAULTS[name].title, *(word(name, cells[name].get(tool)) for tool in tools)]
         for name in faults
@@ -311,6 +311,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
+    end_politely()
     given = options()
     console = Console(highlight=False, soft_wrap=True)
     report = json.loads(given.json.read_text()) if given.json.exists() else {}

@@ -14,7 +14,7 @@ from pathlib import Path
 import machine
 import peers
 import tables
-from cells import Cell
+from cells import Cell, end_politely
 from rich.console import Console
 
 HERE = Path(__file__).parent
@@ -111,6 +111,7 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
+    end_politely()
     given = options()
     tools, checks = given.tools.split(","), given.checks.split(",")
     console = Console(highlight=False, soft_wrap=True)

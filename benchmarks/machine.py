@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def facts(*packages: str) -> dict[str, Any]:
-    """The machine, the versions of Python and of `packages`, and the commit of this checkout."""
+    """The machine, how busy it is, the versions of Python and of `packages`, and the commit."""
     return {
         "cpu": cpu_model(),
         "cores": cores(),
@@ -24,6 +24,7 @@ def facts(*packages: str) -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "dirty": bool(_git("status", "--porcelain")),
+        "load": os.getloadavg()[0],
     }
 
 

@@ -3,20 +3,41 @@
 # mypy: disable-error-code="import-not-found, import-untyped"
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from dask.distributed import Client, LocalCluster, as_completed
+from dask.distributed import Client, LocalCluster, as_completed, default_client
 
 NAME = "Dask distributed"
 PACKAGE = "distributed"
-WINDOW = 10
+NESTS = LIVE = False
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
-    items = iter(source)
-    one_thread = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+@contextmanager
+def session(workers: int = 2) -> Iterator[Client]:
+    one_thread = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(processes=True, **one_thread) as cluster, Client(cluster) as client:
-        first = [client.submit(fn, item, pure=False) for item in itertools.islice(items, WINDOW)]
+        yield client
+
+
+def current() -> Client | None:
+    try:
+        return default_client()
+    except ValueError:
+        return None
+
+
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Iterator[Any]:
+    items, window = iter(source), buffer or 10 * workers
+    known = current()
+    with nullcontext(known) if known else session(workers) as client:
+        first = [client.submit(fn, item, pure=False) for item in itertools.islice(items, window)]
         under_way = as_completed(first, with_results=True)
         for _, result in under_way:
             for item in itertools.islice(items, 1):

@@ -8,12 +8,19 @@ from typing import Any
 
 NAME = "ProcessPoolExecutor"
 PACKAGE = None
+LIVE = sys.version_info >= (3, 14)  # before, `map` pulls the source whole
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Iterator[Any]:
     context = multiprocessing.get_context("spawn" if spawn else None)
-    bound: dict[str, Any] = {"buffersize": 10} if sys.version_info >= (3, 14) else {}
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
+    bound: dict[str, Any] = {"buffersize": buffer} if sys.version_info >= (3, 14) else {}
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from pool.map(fn, source, **bound)
 
 

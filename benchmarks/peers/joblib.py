@@ -8,10 +8,18 @@ from joblib import Parallel, delayed
 
 NAME = "joblib"
 PACKAGE = "joblib"
+NESTS = LIVE = False  # its calls share one pool
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
-    parallel = Parallel(2, return_as="generator_unordered", pre_dispatch=10)
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Iterator[Any]:
+    options = {"return_as": "generator_unordered", "pre_dispatch": buffer or "2 * n_jobs"}
+    parallel = Parallel(workers, **options)
     yield from parallel(delayed(fn)(item) for item in source)
 
 

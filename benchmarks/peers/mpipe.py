@@ -1,17 +1,43 @@
 """mpipe."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
-from mpipe import Pipeline, imap
+from workloads import Stage
+
+from mpipe import Outputs, Pipeline, imap
 
 NAME = "mpipe"
 PACKAGE = "mpipe"
+TRIES = False
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
-    pipeline = Pipeline().add_map("map", fn, workers=2, buffer_size=10)
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Outputs:
+    sizes = {} if buffer is None else {"buffer_size": buffer}
+    pipeline = Pipeline().add_map("map", fn, workers=workers, **sizes)
     return pipeline.run(source, start_method="spawn" if spawn else "fork")
+
+
+def chain(stages: Sequence[Stage], source: Iterable[Any]) -> Outputs:
+    return pipeline(stages, {stage.name: stage.workers for stage in stages}).run(source)
+
+
+def pipeline(stages: Sequence[Stage], workers: dict[str, int]) -> Pipeline:
+    """The stages in a row; where no workers are given, mpipe decides."""
+    made = Pipeline()
+    for stage in stages:
+        add = made.add_stage if stage.many else made.add_map
+        add(stage.name, stage.fn, workers=workers.get(stage.name))
+    for first, second in pairwise(stages):
+        made.connect(first.name, second.name)
+    return made
 
 
 def ordered(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
@@ -31,13 +57,13 @@ def expand(fn: Callable[[Any], Iterator[Any]], source: Iterable[Any]) -> Iterato
     return Pipeline().add_stage("expand", fn, workers=2).run(source)
 
 
-def skipping(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
+def skipping(fn: Callable[[Any], Any], source: Iterable[Any]) -> Outputs:
     """`dead_letters()` of the iterator tells which items failed, and how."""
     pipeline = Pipeline().add_map("map", fn, workers=2, buffer_size=10, on_error="dead_letter")
     return pipeline.run(source)
 
 
-def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
+def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Outputs:
     options = {"workers": 2, "buffer_size": 10, "on_error": "dead_letter", "timeout": seconds}
     return Pipeline().add_map("map", fn, **options).run(source)
 

@@ -15,10 +15,16 @@ def _singly(source: Iterable[Any]) -> Iterator[tuple[Any]]:
     return ((item,) for item in source)
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Iterator[Any]:
     how = {"start_method": "spawn", "use_dill": True} if spawn else {}
-    with WorkerPool(2, **how) as pool:
-        yield from pool.imap_unordered(fn, _singly(source), chunk_size=1, max_tasks_active=10)
+    with WorkerPool(workers, **how) as pool:
+        yield from pool.imap_unordered(fn, _singly(source), chunk_size=1, max_tasks_active=buffer)
 
 
 def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:

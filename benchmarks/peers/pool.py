@@ -8,10 +8,18 @@ NAME = "multiprocessing.Pool"
 PACKAGE = None
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Iterator[Any]:
     context = multiprocessing.get_context("spawn" if spawn else None)
-    with context.Pool(2) as pool:
+    with context.Pool(workers) as pool:
         yield from pool.imap_unordered(fn, source)
+        pool.close()
+        pool.join()
 
 
 def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:

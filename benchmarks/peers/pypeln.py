@@ -2,20 +2,36 @@
 
 # mypy: disable-error-code="import-not-found, import-untyped"
 import multiprocessing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from pypeln import process
+from workloads import Stage
 
-NAME = "pypeln (process, maxsize=10)"
+NAME = "pypeln"
+SETTING = "processes, bounded"
 PACKAGE = "pypeln"
+LENGTH = 100
 SIZES = {"workers": 2, "maxsize": 10}
 
 
-def stream(fn: Callable[[Any], Any], source: Iterable[Any], spawn: bool = False) -> Iterator[Any]:
+def stream(
+    fn: Callable[[Any], Any],
+    source: Iterable[Any],
+    workers: int = 2,
+    buffer: int | None = 10,
+    spawn: bool = False,
+) -> Iterator[Any]:
     if spawn:
         multiprocessing.set_start_method("spawn", force=True)
-    yield from process.map(fn, source, **SIZES)
+    yield from process.map(fn, source, workers=workers, maxsize=buffer or LENGTH)
+
+
+def chain(stages: Sequence[Stage], source: Iterable[Any]) -> Iterator[Any]:
+    for stage in stages:
+        add = process.flat_map if stage.many else process.map
+        source = add(stage.fn, source, workers=stage.workers, maxsize=LENGTH)
+    yield from source
 
 
 def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:

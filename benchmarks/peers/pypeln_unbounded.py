@@ -6,7 +6,8 @@ from typing import Any
 
 from pypeln import process
 
-NAME = "pypeln (process, maxsize=0)"
+NAME = "pypeln"
+SETTING = "processes, unbounded"
 PACKAGE = "pypeln"
 
 

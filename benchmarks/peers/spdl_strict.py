@@ -5,13 +5,14 @@ from typing import Any
 
 from . import spdl
 
-NAME = "SPDL (process pools, max_failures=0)"
+NAME = "SPDL"
+SETTING = "process pools, max_failures=0"
 PACKAGE = spdl.PACKAGE
 
 
 def stream(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
-    return spdl.run([fn], source, max_failures=0)
+    return spdl.run(spdl.two_workers(fn), source, max_failures=0)
 
 
 def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Iterator[Any]:
-    return spdl.run([fn], source, timeout=seconds, max_failures=0)
+    return spdl.run(spdl.two_workers(fn), source, timeout=seconds, max_failures=0)
