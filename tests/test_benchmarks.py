@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from pathlib import Path
 from typing import Any
 
+import bench
+import bench_page
+import bench_run
 import fault_verdicts
+import faults
+import ideal
+import peers
 import psutil
 import pytest
 import tables
+import ways
+import workloads
+from bench_case import Case
 from cells import Cell
 from fault_verdicts import Record, Remains, Seen, facts
 from helpers import assert_gone
@@ -110,3 +121,116 @@ def test_a_page_keeps_all_but_its_tables(tmp_path: Path) -> None:
     assert page.read_text() == (f"before\n<!-- t: begin -->\n\n{table}\n\n<!-- t: end -->\nafter\n")
     with pytest.raises(SystemExit, match="no lines"):
         tables.put(page, "other", "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "tool", "verdict"),
+    [
+        ("nothing", "pool", "all items once"),
+        ("kill_worker", "executor", "fails: BrokenProcessPool"),
+        ("exception", "executor", "fails: ValueError"),
+        ("kill_caller", "executor", "2 processes left"),
+    ],
+)
+def test_a_fault_shows_what_is_known_of_a_tool(
+    fault: str, tool: str, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "GRACE_S", 0.5)
+    assert faults.FAULTS[fault].kind.judge(faults.run(fault, tool)) == verdict
+
+
+SMALL = {"tiny_ints": 20_000, "json_records": 200, "frames": 3, "stdlib_files": 3}
+TOOLS = ("ideal", "mpipe", "mpipe_auto", "pool", "queues", "queues_batched")
+"""Those that need no installing."""
+
+
+def small(workload: str, way: ways.Way, batch: int = 1) -> Case:
+    return Case(workload, way.peer, way.mode, way.workers, SMALL[workload], 1, batch)
+
+
+@pytest.mark.parametrize(
+    ("workload", "tool"),
+    [
+        *(("json_records", tool) for tool in TOOLS),
+        *(("tiny_ints", "executor"), ("frames", "mpipe"), ("stdlib_files", "ideal")),
+    ],
+)
+def test_every_way_gives_the_results_of_the_serial_loop(workload: str, tool: str) -> None:
+    loop = bench_run.once(small(workload, ways.Way("serial", "fused")))
+    known = workloads.load(workload)
+    for way in ways.ways(known, [tool]):
+        for batch in {1, known.batches[-1]}:
+            took = bench_run.once(small(workload, way, batch))
+            assert took["digest"] == loop["digest"], way.title
+            assert took["cpu"] >= 0 < took["wall"]
+
+
+def test_wrong_results_have_no_figure() -> None:
+    case = small("tiny_ints", ways.Way("pool", "map"))
+    with pytest.raises(bench_run.Failed, match="wrong results"):
+        bench_run.rate(case, lambda case: "what it should be")
+
+
+def test_what_hangs_has_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_run, "LIMIT_S", 0.05)
+    with pytest.raises(bench_run.Failed, match="no end within"):
+        bench_run.once(small("tiny_ints", ways.Way("pool", "map")))
+
+
+def test_a_tool_that_is_not_installed_is_left_out_and_told_of() -> None:
+    entries = bench.bench("json_records", ["serial", "no_such_tool"], None, quick=True)
+    assert [len(entry.runs) for entry in entries] == [1, 0]
+    told = {entry.way.key: entry.told({}) for entry in entries}
+    told_of = "no_such_tool did not do it: it could not be installed here"
+    assert told_of in bench_page.section("json_records", told)
+
+
+def test_options_name_workloads_and_tools_by_their_beginnings() -> None:
+    known = ("cpu_1ms", "cpu_10us", "pool", "pool_unbounded")
+    assert bench.names(known, "pool,cpu") == ["cpu_1ms", "cpu_10us", "pool"]
+    with pytest.raises(argparse.ArgumentTypeError, match="no 'x'; there are: cpu_1ms, "):
+        bench.names(known, "pool,x")
+
+
+def test_a_digest_is_that_of_the_results_in_any_order_and_of_no_others() -> None:
+    results = [(1, "a"), (2, "b"), (2, "b")]
+    assert workloads.digest(results) == workloads.digest(results[::-1])
+    for other in (results[1:], [*results, (1, "a")], [(1, "a"), (1, "b"), (2, "b")]):
+        assert workloads.digest(other) != workloads.digest(results)
+
+
+def test_an_ideal_run_does_all_the_work_in_as_many_processes() -> None:
+    took = ideal.shares(lambda share: [(item, os.getpid()) for item in share], range(10), 3)
+    assert sorted(item for item, _ in took.outputs) == list(range(10))
+    assert len({pid for _, pid in took.outputs} - {os.getpid()}) == 3
+
+
+def entry(peer: str, *speed_ups: float, **case: Any) -> dict[str, Any]:
+    """What is known of a tool that ran 100 items as often as there are figures."""
+    runs = [
+        {"speed_up": s, "wall": 1 / s, "cpu": 1.0, "items": 100, "cpu_ratio": 1.0}
+        for s in speed_ups
+    ]
+    known = {"peer": peer, "workers": None, "batch": 8, **case}
+    return {"title": peers.title(peer), "case": known, "runs": runs, "failed": "", "machine": {}}
+
+
+def test_the_page_compares_mpipe_with_the_best_other_tool() -> None:
+    report = {
+        "cpu_1ms": {
+            "serial": entry("serial", 1.0),
+            "ideal": entry("ideal", 2.0),
+            "mpipe": entry("mpipe", 1.7, 1.9, 1.8),
+            "pool": entry("pool", 1.5),
+            "executor": entry("executor", 1.6),
+            "queues": {**entry("queues"), "failed": "wrong results"},
+        }
+    }
+    ours = f"1.80 x {peers.title('mpipe')}"
+    assert bench_page.summary(report).splitlines()[2:] == [
+        f"| 1 ms items | 2.00 x | 1.60 x ProcessPoolExecutor | {ours} | 1.12 | 0.90 |"
+    ]
+    section = bench_page.section("cpu_1ms", report["cpu_1ms"])
+    rows = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| **mpipe")]
+    assert rows == [[f"| **{peers.title('mpipe')}**", "1.80 (1.70..1.90)", "90%"]]
+    assert "multiprocessing.Queue by hand did not do it: wrong results" in section
