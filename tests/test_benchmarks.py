@@ -16,6 +16,7 @@ import ideal
 import peers
 import psutil
 import pytest
+import scale
 import tables
 import ways
 import workloads
@@ -23,6 +24,7 @@ from bench_case import Case
 from cells import Cell
 from fault_verdicts import Record, Remains, Seen, facts
 from helpers import assert_gone
+from measure import Sample
 from records import Event
 
 ORPHAN = """
@@ -234,3 +236,9 @@ def test_the_page_compares_mpipe_with_the_best_other_tool() -> None:
     rows = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| **mpipe")]
     assert rows == [[f"| **{peers.title('mpipe')}**", "1.80 (1.70..1.90)", "90%"]]
     assert "multiprocessing.Queue by hand did not do it: wrong results" in section
+
+
+def test_the_cost_of_an_item_is_what_a_run_takes_beyond_one_without_items() -> None:
+    row = scale.row(scale.Shape(1, 2, 10), [Sample(3.0, 2.0)], [Sample(1.0, 0.5)])
+    costs = (row["start_s"], row["start_cpu_s"], row["hop_us"], row["hop_cpu_us"])
+    assert [cost.median for cost in costs] == [1.0, 0.5, 1e5, 0.75e5]
