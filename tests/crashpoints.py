@@ -8,8 +8,13 @@ says so. A table in shared memory, which outlives them, says where that was done
 - `STEPS`: right after every *step* (a line that stores, or uses a pipe), when the seat has not been
   disturbed since it recovered; and for some of them the replacement too, in turn right after every
   step until it has recovered. What others see changes only at steps: so these are all single
-  deaths and all pairs, and `LINES` is all of them in a row;
-- `CHANCE`: anywhere, before any bytecode instruction.
+  deaths and all pairs, and `LINES` is all of them in a row.
+
+Two more do without points. They kill after a time drawn by lot, again and again; some lives are
+long enough for any recovery:
+
+- `INSTRUCTIONS`: before any bytecode instruction of these files, and equally likely before each;
+- `MICROSECONDS`: after so much CPU time, in the middle of C code or of a system call, too.
 """
 
 from __future__ import annotations
@@ -52,7 +57,7 @@ _ROOT = Path(mpipe.__file__).parent
 class Mode(IntEnum):
     """When workers are killed; see the module."""
 
-    LINES, STEPS, CHANCE = range(3)
+    LINES, STEPS, INSTRUCTIONS, MICROSECONDS = range(4)
 
 
 class Points:
@@ -109,7 +114,8 @@ def _own_lines(code: CodeType) -> set[int]:
 
 _SEATS = 256
 _FIRST, _PHASE, _KILLS, _SEAT_WORDS = range(4)
-"""Words of a seat: the step it was killed after, how far that story is, deaths in all."""
+"""Words of a seat: the step it was killed after, how far that story is, deaths in all (with lives
+drawn by lot: lives)."""
 
 _UNDISTURBED, _KILLED, _LEFT_ALONE = range(3)
 
@@ -155,15 +161,13 @@ class Table:
 class Killer:
     """Decides in the worker of one seat whether to die before a point."""
 
-    def __init__(self, table: Table, mode: Mode, seat: int, rarity: int, seed: int) -> None:
+    def __init__(self, table: Table, mode: Mode, seat: int) -> None:
         self._table = table
         self._start = seat * _SEAT_WORDS
         self._is_step = points().is_step
         self._progress = points().first_of(Consumer.take)
         self._last: int | None = None
-        self._decide = (self._each_line, self._each_step, self._by_chance)[mode]
-        chance = random.Random(f"{seed}/{seat}/{table.words[self._start + _KILLS]}")
-        self._left = int(chance.expovariate(1 / rarity)) if rarity else 0
+        self._decide = (self._each_line, self._each_step)[mode]
 
     def pass_by(self, point: int) -> None:
         """To be called before each point; may not return."""
@@ -175,10 +179,6 @@ class Killer:
 
     def _each_line(self, point: int) -> bool:
         return not self._table.killed[point]
-
-    def _by_chance(self, point: int) -> bool:
-        self._left -= 1
-        return self._left < 0
 
     def _each_step(self, point: int) -> bool:
         step, self._last = self._last, point
@@ -207,43 +207,87 @@ class Killer:
         return False
 
 
-def _trace(killer: Killer, instructions: bool) -> None:
+def _trace(killer: Killer) -> None:
     """From now on let `killer` see every point that this thread comes by."""
-    tracers = {
-        path: _tracer(lines, killer.pass_by, "opcode" if instructions else "line")
-        for path, lines in points().of_file.items()
-    }
+    tracers = {path: _tracer(lines, killer.pass_by) for path, lines in points().of_file.items()}
 
     def on_call(frame: FrameType, event: str, arg: Any) -> Any:
-        tracer = tracers.get(frame.f_code.co_filename)
-        frame.f_trace_opcodes = instructions and tracer is not None
-        return tracer
+        return tracers.get(frame.f_code.co_filename)
 
     sys.settrace(on_call)
 
 
-def _tracer(lines: dict[int, int], pass_by: Callable[[int], None], wanted: str) -> Any:
+def _tracer(lines: dict[int, int], pass_by: Callable[[int], None]) -> Any:
     def on_event(frame: FrameType, event: str, arg: Any) -> Any:
-        if event == wanted and (point := lines.get(frame.f_lineno or 0)) is not None:
+        if event == "line" and (point := lines.get(frame.f_lineno or 0)) is not None:
             pass_by(point)
         return on_event
 
     return on_event
 
 
+# Lives drawn by lot.
+
+_LIFE_SPREAD = 100.0
+
+
+def _draw_life(table: Table, seat: int, shortest: int, seed: int) -> float:
+    """How long the next worker in a seat lives.
+
+    Its mean is of any order of magnitude from the shortest on: some lives end before the seat gets
+    on, and others are long enough for that, whatever a recovery takes.
+    """
+    lives = seat * _SEAT_WORDS + _KILLS
+    table.words[lives] += 1
+    chance = random.Random(f"{seed}/{seat}/{table.words[lives]}")
+    return chance.expovariate(1 / shortest) * _LIFE_SPREAD ** chance.random()
+
+
+def _die_after_instructions(left: float) -> None:
+    files = points().of_file
+
+    def on_event(frame: FrameType, event: str, arg: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return on_event
+
+    def on_call(frame: FrameType, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        return on_event
+
+    sys.settrace(on_call)
+
+
+def _die_after_microseconds(left: float) -> None:
+    """The kernel's timer ends the process as SIGKILL does: no handler, no clean-up."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, max(left, 1.0) / 1e6)
+
+
 # In the coordinator.
 
 
-def install(path: str, mode: int, rarity: int, seed: int) -> None:
+def install(path: str, mode: int, shortest: int, seed: int) -> None:
     """Let the workers that this process makes be killed; never give up on a seat, nor wait."""
+    import functions  # noqa: F401  once, rather than in each worker
+
     table, run_worker = Table(path), children.run_worker
 
     def run_traced(spec: RunSpec, seat: int, *rest: Any) -> None:
-        _trace(Killer(table, Mode(mode), seat, rarity, seed), mode == Mode.CHANCE)
+        if mode in (Mode.LINES, Mode.STEPS):
+            _trace(Killer(table, Mode(mode), seat))
+        elif mode == Mode.INSTRUCTIONS:
+            _die_after_instructions(_draw_life(table, seat, shortest, seed))
+        else:
+            _die_after_microseconds(_draw_life(table, seat, shortest, seed))
         run_worker(spec, seat, *rest)
 
     children.run_worker = run_traced
-    children._SPAWN = _installing(children._SPAWN, path, mode, rarity, seed)
+    children._SPAWN = _installing(children._SPAWN, path, mode, shortest, seed)
     blame.MAX_SETUP_DEATHS = blame.MAX_UNEXPLAINED_DEATHS = blame._FREE_RESTARTS = 1 << 62
 
 
@@ -254,14 +298,14 @@ def _installing(code: str, *arguments: Any) -> str:
 
 
 @contextmanager
-def crashing(mode: Mode, rarity: int = 0, seed: int = 0) -> Iterator[Table]:
+def crashing(mode: Mode, shortest: int = 0, seed: int = 0) -> Iterator[Table]:
     """Let the workers of runs that are started in here be killed.
 
-    `rarity` is the mean number of instructions from death to death, for `CHANCE`.
+    `shortest` is the mean of their shortest lives, where these are drawn by lot, from `seed`.
     """
     table, code = Table(), launch._COORDINATOR
     path = f"/proc/{os.getpid()}/fd/{table.fd}"
-    launch._COORDINATOR = _installing(code, path, int(mode), rarity, seed)
+    launch._COORDINATOR = _installing(code, path, int(mode), shortest, seed)
     try:
         yield table
     finally:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mpipe import Stage
+
 
 @dataclass(frozen=True)
 class Work:
@@ -53,6 +55,50 @@ class Divides:
 
     def __call__(self, item: int) -> bool:
         return item % (self.salt % 4 + 1) != 0
+
+
+@dataclass(frozen=True)
+class Bursts:
+    """None or many outputs, more than go into a frame."""
+
+    salt: int
+
+    def __call__(self, item: int) -> Iterator[int]:
+        count = (item * 31 + self.salt) % 4 * 20
+        for number in range(count):
+            yield (item + self.salt * number) % 10_007
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Raises on some items, after an output."""
+
+    salt: int
+
+    def __call__(self, item: int) -> Iterator[int]:
+        yield (item + self.salt) % 10_007
+        if item % 5 == self.salt % 5:
+            raise ValueError("bad item")
+        yield item
+
+
+class Keeps(Stage):
+    """Emits what it was given at the end of input; a worker's death changes nothing."""
+
+    def setup(self) -> None:
+        self.kept: list[int] = []
+
+    def process(self, item: int) -> None:
+        self.kept.append(item)
+
+    def finish(self) -> list[int]:
+        return self.kept
+
+    def snapshot(self) -> list[int]:
+        return self.kept
+
+    def restore(self, state: list[int]) -> None:
+        self.kept = state
 
 
 def exits(_: Any) -> None:

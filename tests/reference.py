@@ -10,13 +10,18 @@ from mpipe import Pipeline, Stats
 from mpipe.stage import StageSpec
 
 
-def interpret(pipeline: Pipeline, pushed: Mapping[str, Iterable[Any]]) -> Counter[Any]:
-    """The multiset of the terminal stages' outputs, for items pushed to each source."""
+def interpret(
+    pipeline: Pipeline, pushed: Mapping[str, Iterable[Any]], failures: Counter[Any] | None = None
+) -> Counter[Any]:
+    """The multiset of the terminal stages' outputs, for items pushed to each source.
+
+    Adds to `failures` the items on which a function raises.
+    """
     graph = pipeline.graph
     inputs = {stage.name: list(pushed.get(stage.name, ())) for stage in graph.stages}
     results: Counter[Any] = Counter()
     for stage in graph.topological():
-        outputs = [out for item in inputs[stage.name] for out in _apply(stage, item)]
+        outputs = [out for item in inputs[stage.name] for out in _apply(stage, item, failures)]
         for target in graph.downstream(stage.name):
             inputs[target] += outputs
         if not graph.downstream(stage.name):
@@ -24,11 +29,19 @@ def interpret(pipeline: Pipeline, pushed: Mapping[str, Iterable[Any]]) -> Counte
     return results
 
 
-def _apply(stage: StageSpec, item: Any) -> Sequence[Any]:
+def _apply(stage: StageSpec, item: Any, failures: Counter[Any] | None = None) -> Sequence[Any]:
     """What one stage makes of one item."""
     if stage.kind == "filter":
         return [item] if stage.fn(item) else []
-    return [stage.fn(item)] if stage.kind == "map" else list(stage.fn(item) or ())
+    if stage.kind == "map":
+        return [stage.fn(item)]
+    outputs: list[Any] = []
+    try:
+        outputs.extend(stage.fn(item) or ())  # which keeps what came before an exception
+    except ValueError:
+        if failures is not None:
+            failures[item] += 1
+    return outputs
 
 
 def assert_conserved(stats: Stats, pipeline: Pipeline) -> None:

@@ -1,0 +1,231 @@
+"""Random pipelines whose workers die all the time: nothing is lost, nothing comes twice, every
+count is exact, nothing leaks, no run hangs. `scripts/chaos --help` says how to go on for long.
+
+A run follows from its seed: its graph, functions, options, items, and when workers die. They die
+before any instruction or in any microsecond (see `crashpoints`), and are killed and stopped from
+outside at any time. Which of them is where by then does not follow, so a fault may need some tries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from chaos_cases import Case, make_case
+from crashpoints import crashing
+from leaks import leaks, mark_children, resources
+from reference import assert_conserved, in_order, interpret
+
+import mpipe
+from mpipe.transport import counters
+
+HANG_S = 180.0
+"""A run that takes longer hangs, in seconds."""
+
+SOURCE_S = 4.0
+"""How long a source gives items, in seconds, if it does not end before."""
+
+
+@dataclass
+class Tally:
+    """What has happened so far."""
+
+    graphs: int = 0
+    items: int = 0
+    kills: int = 0
+    from_outside: int = 0
+    results: int = 0
+    lost: int = 0
+    doubled: int = 0
+    leaks: int = 0
+    hangs: int = 0
+    others: int = 0
+    """Runs that went wrong in another way."""
+    failed_seeds: list[int] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.graphs:,} graphs, {self.items:,} items, {self.results:,} results, "
+            f"{self.kills:,} kills ({self.from_outside:,} from outside): {self.lost} lost, "
+            f"{self.doubled} doubled, {self.leaks} leaks, {self.hangs} hangs, "
+            f"{self.others} other faults"
+        )
+
+
+def run_case(seed: int, tally: Tally) -> None:
+    """Make a run and add to the tally what came of it; prints what went wrong."""
+    case, before = make_case(seed), resources()
+    items: list[int] = []
+    with crashing(case.mode, case.shortest, seed):
+        outputs = case.pipeline.run(
+            _source(case, seed, items),
+            deadline=HANG_S,
+            ordered=case.ordered,
+            start_method=case.start_method,
+        )
+        try:
+            with _disturbing(outputs, case.calm_s, seed, tally):
+                results = list(outputs)
+            letters = [letter.item for letter in outputs.dead_letters()]
+            wrong = _check(case, items, results, letters, outputs.stats(), tally)
+        except mpipe.Cancelled:
+            tally.hangs += 1
+            wrong = "it hangs"
+        except Exception:
+            tally.others += 1
+            wrong = traceback.format_exc()
+        finally:
+            outputs.close()
+    stats = outputs.stats()
+    tally.graphs += 1
+    tally.items += len(items)
+    tally.kills += sum(stage.restarts for stage in stats.stages.values())
+    if left := leaks(before):
+        tally.leaks += len(left)
+        wrong = "\n".join([wrong, *left])
+    if wrong:
+        tally.failed_seeds.append(seed)
+        print(f"seed {seed}: {wrong}\n{case}\n{stats}\nitems: {items}", flush=True)
+
+
+def _source(case: Case, seed: int, given: list[int]) -> Iterator[int]:
+    """Items, until there were enough or time is over; adds them to `given`."""
+    chance, last = random.Random(seed), time.monotonic() + SOURCE_S
+    while len(given) < case.most_items and time.monotonic() < last:
+        given.append(chance.randrange(10_000))
+        yield given[-1]
+        time.sleep(case.rest_s)
+
+
+def _check(
+    case: Case,
+    items: list[int],
+    results: list[int],
+    letters: list[int],
+    stats: mpipe.Stats,
+    tally: Tally,
+) -> str:
+    """Count what is lost and doubled; returns what is wrong, or nothing."""
+    failures: Counter[int] = Counter()
+    got, pushed = Counter(results), dict.fromkeys(case.simple.graph.sources, items)
+    expected = interpret(case.simple, pushed, failures)
+    lost = 0 if case.drops else (expected - got).total()
+    doubled = (got - expected).total()
+    tally.results += len(results)
+    tally.lost += lost
+    tally.doubled += doubled
+    wrong = [f"{lost} lost, {doubled} doubled"] if lost or doubled else []
+    if not case.drops:
+        failed = sum(stage.failed for stage in stats.stages.values())
+        lettered = sum(stage.dead_lettered for stage in stats.stages.values())
+        if failed != failures.total() or lettered != len(letters):
+            wrong.append(
+                f"{failed} failed of {failures.total()}, {len(letters)} letters of {lettered}"
+            )
+        if case.keeps_order and results != in_order(case.simple, items):
+            wrong.append("not in order")
+    if Counter(letters) - failures:
+        wrong.append("letters of items that do not fail")
+    try:
+        assert_conserved(stats, case.pipeline)
+        assert stats.state == "drained"
+        assert not any(stage.in_flight or stage.queued for stage in stats.stages.values())
+    except AssertionError:
+        wrong.append(f"wrong counts: {traceback.format_exc()}")
+    tally.others += bool(wrong) and not (lost or doubled)
+    return "; ".join(wrong)
+
+
+# Kills and stops from outside.
+
+
+@contextmanager
+def _disturbing(outputs: mpipe.Outputs, calm_s: float, seed: int, tally: Tally) -> Iterator[None]:
+    """Kill workers, or stop them for a while, as long as the block runs."""
+    stop, chance = threading.Event(), random.Random(seed)
+
+    def disturb() -> None:
+        while not stop.wait(chance.expovariate(1 / calm_s)):
+            for fd in _some_worker(outputs, chance):
+                with suppress(ProcessLookupError):
+                    if chance.random() < 0.8:
+                        signal.pidfd_send_signal(fd, signal.SIGKILL)
+                        tally.from_outside += 1
+                    else:
+                        signal.pidfd_send_signal(fd, signal.SIGSTOP)
+                        stop.wait(chance.expovariate(1 / 0.03))
+                        signal.pidfd_send_signal(fd, signal.SIGCONT)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _some_worker(outputs: mpipe.Outputs, chance: random.Random) -> Iterator[int]:
+    """A descriptor of a worker, if one is there; surely one of this run's, whatever has ended."""
+    engine: Any = outputs._engine
+    try:
+        pid = engine._board.get(chance.randrange(engine._plan.seats), counters.PID)
+        fd = os.pidfd_open(pid) if pid else -1
+    except (ValueError, ProcessLookupError):  # the run has ended, or the worker
+        return
+    if fd >= 0:
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(pid).ppid() == engine._link.coordinator_pid:
+                yield fd
+        os.close(fd)
+
+
+# All runs.
+
+
+def run_cases(first_seed: int, seconds: float, graphs: int, report_s: float) -> Tally:
+    """Runs with seeds in a row until time, or their number, is over; prints how it goes."""
+    tally, began = Tally(), time.monotonic()
+    reported = began
+    while tally.graphs < graphs and time.monotonic() - began < seconds:
+        run_case(first_seed + tally.graphs, tally)
+        now = time.monotonic()
+        if now - reported >= report_s:
+            reported = now
+            print(f"{now - began:.0f} s, to seed {first_seed + tally.graphs - 1}: {tally}")
+            sys.stdout.flush()
+    print(f"{time.monotonic() - began:.0f} s: {tally}")
+    return tally
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
+    parser.add_argument("--seed", type=int, default=None, help="of the first run (default random)")
+    parser.add_argument("--graphs", type=int, default=sys.maxsize, help="at most so many runs")
+    options = parser.parse_args()
+    logging.disable()  # of skipped items
+    mark_children()
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    print(f"seeds from {seed} on")
+    tally = run_cases(seed, options.minutes * 60, options.graphs, report_s=10.0)
+    if tally.failed_seeds:
+        print("failed:", *(f"scripts/chaos --graphs 1 --seed {n};" for n in tally.failed_seeds))
+    sys.exit(bool(tally.failed_seeds))
+
+
+if __name__ == "__main__":
+    main()
