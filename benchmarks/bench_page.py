@@ -171,19 +171,33 @@ class Figure:
     """The one figure by which tools are compared in a kind of workload."""
 
     of: Callable[[Mapping[str, Any]], float]
-    shown: str
+    shown: Callable[[Mapping[str, Any]], str]
     more_is_better: bool
+
+    def beside(self, entry: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+        """How many times as good an entry is as another."""
+        ratio = self.of(entry) / self.of(other)
+        return f"{ratio if self.more_is_better else 1 / ratio:.2f}"
+
+
+def median_us(entry: Mapping[str, Any]) -> float:
+    return delay(entry, 500).median
+
+
+def peak_mib(entry: Mapping[str, Any]) -> float:
+    return over(entry, peak).median / MIB
 
 
 FIGURES = {
-    "rate": Figure(speed_up, "{:.2f} x", True),
-    "latency": Figure(lambda entry: delay(entry, 500).median, "{:,.0f} us (p50)", False),
-    "memory": Figure(lambda entry: over(entry, peak).median / MIB, "{:,.0f} MiB", False),
+    "rate": Figure(speed_up, lambda e: f"{speed_up(e):.2f} x, {cpu_us(e):,.2f} us", True),
+    "latency": Figure(median_us, lambda e: f"{median_us(e):,.0f} us (p50)", False),
+    "memory": Figure(peak_mib, lambda e: f"{peak_mib(e):,.0f} MiB", False),
 }
 
 
 def summary(report: Mapping[str, Entries]) -> str:
-    head = ("", "ideal", "best other tool", "mpipe", "beside the best other", "beside the ideal")
+    """Speed-up and CPU time per item, or what else matters; of mpipe and the best others."""
+    head = ("", "ideal", "best other tool", "mpipe", "as good as that", "as the ideal")
     rows = [
         _summed(workloads.load(name), entries)
         for name, entries in report.items()
@@ -202,13 +216,12 @@ def _summed(workload: workloads.Workload, entries: Entries) -> list[str]:
     if not ours or not others:
         return []
     mine, other = best(ours, key=figure.of), best(others, key=figure.of)
-    limit = figure.of(limits[0]) if limits else None
     return [
         workload.title,
-        figure.shown.format(limit) if limit else "-",
-        *(f"{figure.shown.format(figure.of(e))} {tables.cell(e['title'])}" for e in (other, mine)),
-        f"{figure.of(mine) / figure.of(other):.2f}",
-        f"{figure.of(mine) / limit:.2f}" if limit else "-",
+        figure.shown(limits[0]) if limits else "-",
+        *(f"{figure.shown(entry)}: {tables.cell(entry['title'])}" for entry in (other, mine)),
+        figure.beside(mine, other),
+        figure.beside(mine, limits[0]) if limits else "-",
     ]
 
 

@@ -80,19 +80,22 @@ MEASURES = {"rate": rate, "latency": latency, "memory": memory}
 
 
 def prepared(case: Case, workload: Workload, quick: bool) -> Case:
-    """With the best length of lists, and no more items than can be run in `LONG_S`."""
+    """With the best length of lists, and no more items than can be run in `LONG_S`.
+
+    Without trials where these would tell nothing: items differ, or are the same as elsewhere.
+    """
     if not peers.is_installed(case.peer):
         raise Failed("it could not be installed here")
     if workload.measure != "rate" or case.peer in LIMITS:
         return case
     tries = workload.batches if peers.load(case.peer).TRIES else (1,)
-    if quick:
+    if quick or workload.workers or not workload.equal:
         return replace(case, batch=tries[0])
     trial = replace(case, items=max(1, case.items // TRIAL))
     walls = {batch: once(replace(trial, batch=batch))["wall"] for batch in tries}
     best = min(walls, key=walls.__getitem__)
     case = replace(case, batch=best)
-    if walls[best] * TRIAL < LONG_S or not workload.equal:
+    if walls[best] * TRIAL < LONG_S:
         return case
     return replace(case, items=fitting(case, trial.items, walls[best]))
 

@@ -22,6 +22,7 @@ def draw(report: Mapping[str, Entries], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, plot in PLOTS.items():
         figure, axes = pyplot.subplots(figsize=SIZE_INCHES, layout="constrained")
+        axes.set_prop_cycle(color=pyplot.colormaps["tab20"].colors)
         if plot(axes, report):
             axes.grid(alpha=0.3)
             axes.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
@@ -55,7 +56,9 @@ def speed_ups(axes: Axes, report: Mapping[str, Entries]) -> bool:
     entries = [e for e in done(report.get("scaling", {})) if peer(e) != "serial"]
     for runs in by_title(entries).values():
         runs.sort(key=lambda e: e["case"]["workers"])
-        curve(axes, runs[0], [e["case"]["workers"] for e in runs], map(speed_up, runs))
+        counts = [e["case"]["workers"] for e in runs]
+        curve(axes, runs[0], counts, map(speed_up, runs))
+        axes.set_xticks(counts)
     axes.set(xlabel="workers", ylabel="speed-up (serial loop = 1)", title="Items of 1 ms")
     axes.set_ylim(bottom=0)
     return bool(entries)
@@ -94,7 +97,7 @@ def latencies(axes: Axes, report: Mapping[str, Entries]) -> bool:
 def memory(axes: Axes, report: Mapping[str, Entries]) -> bool:
     entries = done(report.get("slow_sink", {}))
     for entry in entries:
-        pss = entry["runs"][-1]["pss"]
+        pss = [(at, size) for at, size in entry["runs"][-1]["pss"] if size]  # until it was ended
         curve(axes, entry, [at for at, _ in pss], [size / MIB for _, size in pss])
     axes.set(xlabel="seconds", ylabel="memory of all processes (MiB, PSS)", yscale="log")
     axes.set(title="A fast source and a slow sink")
