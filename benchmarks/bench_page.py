@@ -65,15 +65,8 @@ def rates(entries: Entries) -> str:
     if any(entry["case"]["workers"] for entry in done(entries)):
         return rates_by_workers(entries)
     limits = [speed_up(entry) for entry in done(entries) if peer(entry) == "ideal"]
-    head = (
-        "",
-        "speed-up",
-        "of the ideal",
-        "items/s",
-        "CPU per item",
-        "beside the loop's",
-        "in lists of",
-    )
+    costs = ("CPU per item", "beside the loop's")
+    head = ("", "speed-up", "of the ideal", "items/s", *costs, "items", "in lists of")
     rows = [
         [
             name(entry),
@@ -82,6 +75,7 @@ def rates(entries: Entries) -> str:
             f"{over(entry, lambda run: run['items'] / run['wall']).median:,.0f}",
             f"{cpu_us(entry):,.2f} us",
             f"{over(entry, lambda run: run['cpu_ratio']):.2f}",
+            f"{entry['case']['items']:,}",
             f"{entry['case']['batch']:,}",
         ]
         for entry in sorted(done(entries), key=speed_up, reverse=True)

@@ -213,7 +213,7 @@ def entry(peer: str, *speed_ups: float, **case: Any) -> dict[str, Any]:
         {"speed_up": s, "wall": 1 / s, "cpu": 1.0, "items": 100, "cpu_ratio": 1.0}
         for s in speed_ups
     ]
-    known = {"peer": peer, "workers": None, "batch": 8, **case}
+    known = {"peer": peer, "workers": None, "items": 100, "batch": 8, **case}
     return {"title": peers.title(peer), "case": known, "runs": runs, "failed": "", "machine": {}}
 
 
