@@ -95,6 +95,8 @@ class Run:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if not self._engine.mine:
+            return
         if exc_type is not None:
             self._engine.cancel()
         elif not self._cancelled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,3 +250,25 @@ def test_too_many_ways_into_an_ordered_stage_are_an_error_at_once() -> None:
         ladder(11).start("inline")
     items: Sequence[int] = range(2)
     assert list(ladder(4).run(items, "inline")) == [0] * 16 + [1] * 16
+
+
+def test_a_source_that_is_ahead_of_source_order_waits_where_nothing_may_be_dropped(
+    tmp_path: Path,
+) -> None:
+    def hold_back(x: int) -> int:
+        while x == 0 and not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        return x
+
+    pipeline = mpipe.Pipeline()
+    pipeline.add_map("keep", hold_back, workers=2, buffer_size=10)
+    pipeline.add_map("drop", abs, workers=1, buffer_size=10, drop_on_full=True)
+    pipeline.add_stage("order", lambda x: None, workers=1, buffer_size=10, ordered=True)
+    pipeline.connect("keep", "order").connect("drop", "order")
+    with pipeline.start() as run:
+        with pytest.raises(mpipe.Full):
+            run.push(*range(20_000), timeout=2.0)
+        (tmp_path / "go").touch()
+        stats = run.drain()
+    assert stats.edges[0].target == "keep"
+    assert stats.edges[0].dropped == 0

@@ -86,9 +86,9 @@ def test_whichever_descriptor_is_one_too_many_the_error_says_so_and_nothing_is_l
 
 
 def test_many_workers_need_few_descriptors_of_the_caller() -> None:
-    pipeline = mpipe.Pipeline().add_map("a", square, workers=48)
+    pipeline = mpipe.Pipeline().add_map("a", abs, workers=48)
     with descriptors_limited_to(max(in_use()) + 50):
-        assert sorted(pipeline.run(range(100))) == [x * x for x in range(100)]
+        assert sorted(pipeline.run(range(100))) == list(range(100))
 
 
 def test_workers_may_have_as_many_descriptors_as_the_caller_and_get_low_ones() -> None:

@@ -42,6 +42,10 @@ class Engine(Protocol):
     def cancel(self) -> None:
         """Stop now and release everything; does nothing after the end."""
 
+    @property
+    def mine(self) -> bool:
+        """Whether the run is this process's, not that of one that it was forked from."""
+
 
 class Halt(BaseException):
     """Unwinds an inline run's kernels, out of reach of their handlers, with what ends the run."""

@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import Full, MPipeError
 from ..policy.batching import LEAST_PAUSE_S
 from .source import BEHIND_S, Source
+from .turns import Turns
 
 _LOOK_NS = 50_000
 """How often to look whether the stage is idle, in nanoseconds."""
@@ -50,7 +51,7 @@ class Feeder:
         self._push = push
         self._close = close
         self._pending: list[Any] = []
-        self._sending = threading.Lock()
+        self._sending = Turns()
         self._stopped = threading.Event()
         self._frame_items = 1
         self._thread = threading.Thread(target=self._feed, name="mpipe-feeder", daemon=True)
@@ -59,21 +60,25 @@ class Feeder:
     def stop(self) -> None:
         """Pull no more. The thread ends when the iterable gives up its current item, if it does."""
         self._stopped.set()
-        self._thread.join(0.2)
+        if self._thread is not threading.current_thread():  # as when its garbage is collected there
+            self._thread.join(0.2)
 
     def nudge(self) -> bool:
         """From the thread that reads the results: send what is pending, if that is possible now.
 
         Returns whether something is still pending.
         """
-        idle = self._pending and self._source.is_idle(self._targets)
-        if idle and self._sending.acquire(blocking=False):
-            try:
-                self._send(timeout=0)
-            except Full as full:
-                self._pending[:0] = full.items
-            finally:
-                self._sending.release()
+        lock = self._sending.lock
+        try:
+            idle = self._pending and self._source.is_idle(self._targets)
+            if idle and lock.acquire(blocking=False):
+                with lock:
+                    lock.release()  # see Turns
+                    self._send(timeout=0)
+        except Full as full:
+            self._pending[:0] = full.items
+        finally:
+            self._sending.leave()
         return bool(self._pending)
 
     def _feed(self) -> None:
@@ -113,7 +118,7 @@ class Feeder:
             self.resting = pause >= LEAST_PAUSE_S
             self._stopped.wait(pause)
         self.resting = False
-        with self._sending:
+        with self._sending.lock:
             self._send(timeout=None)
 
     def _pause_s(self) -> float:

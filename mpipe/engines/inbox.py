@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from ..transport.channel import Channel, ChannelFds
 from ..transport.consumer import Consumer
@@ -10,11 +12,24 @@ from ..transport.frame import Header
 from ..transport.token import END
 
 
+class Frame(NamedTuple):
+    """One that was read; `items` gives each item once, also to who reads on after an exception."""
+
+    token: int
+    header: Header
+    items: Iterator[Any]
+
+
 class Inbox:
-    """Reads frames. Items own their memory: the slot is free before they are handed out."""
+    """Reads frames. Items own their memory: the slot is free before they are handed out.
+
+    An exception from outside (Ctrl-C) may come at any step: the next call carries on.
+    """
 
     def __init__(self, fds: ChannelFds) -> None:
         self.fd = fds.ready.read_now
+        self.frames: deque[Frame] = deque()
+        """Those that were read; who has taken all items of one removes it."""
         self.ended = False
         self.was_full = False
         """Whether somebody had to wait for room in here, as far as was seen."""
@@ -22,22 +37,27 @@ class Inbox:
         self._consumer = Consumer(self._channel, 0, copy=True)
         self._consumer.report_service(1)  # one reader: frames as large as they come
 
-    def take(self) -> tuple[Header, list[Any]] | None:
-        """The next frame, if there is one; sets `ended` when there will be no more."""
-        consumer = self._consumer
+    def load(self, more: bool = False) -> bool:
+        """Read a frame unless there is one, or `more` are wanted; sets `ended` at the last.
+
+        Returns whether that has changed anything.
+        """
+        consumer, frames = self._consumer, self.frames
         self.was_full = self.was_full or self.full
         try:
-            while not self.ended and (consumer.token or consumer.take()):
+            if frames and consumer.token == frames[-1].token:  # an exception came in between
+                consumer.release()
+            while (more or not frames) and not self.ended and (consumer.token or consumer.take()):
                 if consumer.token == END:
                     self.ended = True
                 elif header := consumer.claim():
-                    items = consumer.load()
+                    frames.append(Frame(consumer.token, header, iter(consumer.load())))
                     consumer.release()
-                    return header, items
-        except BaseException:  # Ctrl-C anywhere in here: the next call carries on
+                    return True
+        except BaseException:
             consumer.recover()
             raise
-        return None
+        return False
 
     @property
     def full(self) -> bool:

@@ -137,6 +137,8 @@ class InlineEngine:
         self._raise_failure()
         return self.stats()
 
+    mine = True
+
     def cancel(self) -> None:
         """Stop before the next item and tear the stages down."""
         self._stop = self._stop or "cancel() was called"

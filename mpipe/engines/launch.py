@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import MPipeError
 from ..plan import Plan, RunOptions
@@ -49,25 +50,38 @@ _COORDINATOR = (
 )
 
 
-@dataclass(frozen=True)
 class Launched:
     """What the caller holds of a run."""
 
-    spec: RunSpec
-    control: socket.socket
-    coordinator: subprocess.Popen[bytes]
+    def __init__(
+        self, spec: RunSpec, control: socket.socket, coordinator: subprocess.Popen[bytes]
+    ) -> None:
+        self.spec = spec
+        self.control = control
+        self.coordinator = coordinator
+        self.released = False
+        self._to_close = iter(spec.channel_descriptors())
 
     def release(self) -> None:
         """Let go of everything; ends the run if it still goes on.
 
-        A process that was forked meanwhile has the socket too, so closing it says nothing.
+        To be called again when an exception from outside interrupts it. A process that was forked
+        meanwhile has the socket too, so closing it would tell nobody.
         """
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_RDWR)
         self.control.close()
-        for fd in self.spec.channel_descriptors():
-            os.close(fd)
+        _close_each(self._to_close)
         join(self.coordinator)
+        self.released = True
+
+
+def _close_each(fds: Iterator[int]) -> None:
+    """Close each once, in one call into C that nothing interrupts, even if user code closed one."""
+    while True:
+        with contextlib.suppress(OSError):
+            any(map(os.close, fds))
+            return
 
 
 def join(coordinator: subprocess.Popen[bytes]) -> None:
@@ -190,6 +204,7 @@ def _create(
 def _start_coordinator(passed: tuple[int, ...], blas_threads: int) -> subprocess.Popen[bytes]:
     """Start it with the descriptors `passed`, the first of which is its control socket."""
     environment = dict(os.environ)
+    environment.setdefault("PYTHONHASHSEED", str(random.getrandbits(32)))
     for name in _BLAS_THREADS:
         environment.setdefault(name, str(blas_threads))
     return subprocess.Popen(

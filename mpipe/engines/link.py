@@ -7,7 +7,6 @@ import logging
 import select
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from ..errors import Cancelled, CoordinatorDied
 from ..runtime import control
 from ..runtime.reports import unpack_error
 from .launch import join
+from .turns import Turns
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
@@ -32,8 +32,9 @@ class Link:
         self.failure: BaseException | None = None
         self._socket = sock
         self._coordinator = coordinator
-        self._lock = threading.RLock()
+        self.turns = Turns()
         self._open = True
+        self._hearing = False
         self._next_pump = 0.0
 
     @property
@@ -52,16 +53,21 @@ class Link:
     def wait(self, fds: Sequence[int], seconds: float) -> None:
         """Wait until one of the descriptors is readable or the coordinator has said something."""
         poll = select.poll()
-        for fd in fds:
-            poll.register(fd, select.POLLIN)
-        if self._open:
-            poll.register(self._socket, select.POLLIN)
+        for fd in (*fds, self._socket.fileno()):
+            if fd >= 0:  # not closed by another thread
+                poll.register(fd, select.POLLIN)
         poll.poll(seconds * 1000)
         self.pump()
 
     def pump(self) -> None:
-        """Take in what the coordinator has said; never blocks."""
-        with self._lock:
+        """Take in what the coordinator has said; never blocks.
+
+        A message stays in the socket until it was heard: an exception from outside loses none.
+        """
+        with self.turns.lock:
+            if self._hearing:
+                return
+            self._hearing = True
             try:
                 while self._open:
                     self._hear(*control.receive(self._socket, _PEEK))
@@ -71,6 +77,8 @@ class Link:
             except EOFError:
                 self._open = False
                 self._settle("failed", CoordinatorDied(_DIED))
+            finally:
+                self._hearing = False
 
     def _hear(self, message: str, value: object) -> None:
         if message == "log":
@@ -94,20 +102,20 @@ class Link:
 
     def stop(self, reason: str) -> None:
         """End the run now, unless it has ended."""
-        with self._lock:
+        with self.turns.lock:
             self.pump()
             if self.outcome is None:
                 self._settle("cancelled", Cancelled(f"the run was cancelled: {reason}"))
                 self._send("cancelled", reason)
 
     def _send(self, message: str, value: object) -> None:
-        with self._lock, contextlib.suppress(OSError):
+        with self.turns.lock, contextlib.suppress(OSError):
             control.send(self._socket, (message, value))
 
     def join(self) -> None:
         """Wait for the coordinator to exit, its children reaped; kill it if it does not."""
         join(self._coordinator)
-        with self._lock:
+        with self.turns.lock:
             self._open = False
             self._socket.close()
 

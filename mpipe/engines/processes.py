@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +22,7 @@ from ..stats import DeadLetter, Stats
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
-from ..transport.frame import Header, Unsendable
+from ..transport.frame import Unsendable
 from ..transport.gate import SharedGate
 from .arrange import Arrangement
 from .base import Deadline, watch
@@ -32,9 +30,11 @@ from .feeder import Feeder
 from .inbox import Inbox
 from .launch import Launched, explained, launch, require_linux
 from .link import Link
+from .reader import Reader
 from .refusal import refuse
 from .snapshot import snapshot
 from .source import Progress, Source, Wait
+from .turns import Turns
 
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
@@ -48,9 +48,6 @@ _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
 _NAP_S = 0.02
 """How long results may pile up while the source rests, in seconds."""
 
-_MAX_LETTERS = 10_000
-"""Dead letters kept for a caller that does not read them; then the stages that make them wait."""
-
 _UNREAD_S = 1.0
 """How long `drain` waits for somebody to make room in a full buffer of results, in seconds."""
 
@@ -63,20 +60,18 @@ class ProcessesEngine:
         self._plan = plan
         self._max_item_bytes = options.max_item_bytes
         self._began = time.perf_counter()
+        self._owner = os.getpid()
         with explained():
-            launched = launch(plan, options)
-            self._finalizer = weakref.finalize(self, _abandon, launched, os.getpid())
+            self._launched = launched = launch(plan, options)
+            self._finalizer = weakref.finalize(self, _abandon, launched, self._owner)
             try:
                 self._link = Link(launched.control, launched.coordinator)
                 self._open(launched.spec)
             except BaseException:
                 self._finalizer()
                 raise
-        self._letters_read: deque[DeadLetter] = deque()
-        self._frames_read: deque[tuple[Header, list[Any]]] = deque()
-        self._reader: int | None = None
-        self._pushing, self._reading, self._looking = (threading.RLock() for _ in range(3))
-        self._closed = False
+        self._pushing, self._looking = Turns(), Turns()
+        self._closed = self._told_closed = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
 
@@ -89,8 +84,7 @@ class ProcessesEngine:
         if CALLER in spec.routes.ordered:
             self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
         self._source = Source(spec, self._channels, list(self._orders(spec)))
-        self._results = Inbox(spec.results) if spec.results else None
-        self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
+        self._reader = Reader(spec, self._link.check)
 
     def _orders(self, spec: RunSpec) -> Iterator[Progress]:
         """How far those are who see source order."""
@@ -111,22 +105,24 @@ class ProcessesEngine:
     # Input.
 
     def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
-        deadline = Deadline(timeout)
-        start = 0
-        while start < len(items):
-            if not self._pushing.acquire(timeout=deadline.remaining(_SLICE_S)):
-                if deadline.passed:
-                    raise Full("another thread is pushing", tuple(items[start:]))
-                continue
-            try:
-                start += self._push_frame(items, start, targets, deadline)
-            except MPipeError:
-                raise
-            except BaseException:  # Ctrl-C anywhere in there
-                self._source.recover()
-                raise
-            finally:
-                self._pushing.release()
+        self._check_owner()
+        if self._pushing.mine:
+            raise MPipeError("push() was called in the middle of a push() of the same thread")
+        deadline, start, lock = Deadline(timeout), 0, self._pushing.lock
+        try:
+            while start < len(items):
+                if not lock.acquire(timeout=deadline.remaining(_SLICE_S)):
+                    self._check_open()
+                    if deadline.passed:
+                        raise Full("another thread is pushing", tuple(items[start:]))
+                    continue
+                with lock:
+                    lock.release()  # see Turns
+                    start += self._push_frame(items, start, targets, deadline)
+        finally:
+            self._pushing.leave()
+            if not self._source.is_whole or self._closed != self._told_closed:
+                self._settle(0.0, closing=False)
 
     def _push_frame(
         self, items: Sequence[Any], start: int, targets: Sequence[str], deadline: Deadline
@@ -152,7 +148,7 @@ class ProcessesEngine:
             if deadline.passed:
                 raise Full(_full(targets, len(items) - start, len(items)), tuple(items[start:]))
             self._link.wait(sent.fds, deadline.remaining(sent.seconds or _SLICE_S))
-            self._collect_letters()
+            self._reader.collect_letters()
 
     def _check_open(self) -> None:
         self._link.check()
@@ -166,55 +162,41 @@ class ProcessesEngine:
         letters = refuse(stages, item, which, position, error)
         for index, letter in zip(indices, letters, strict=True):
             self._board.refuse(index, dead_lettered=letter is not None)
-        self._letters_read.extend(letter for letter in letters if letter is not None)
+        self._reader.add_letters([letter for letter in letters if letter is not None])
         self._source.skip()
 
     def close(self) -> None:
-        while not self._closed and self._link.outcome is None:
-            self._close_within(_SLICE_S)
+        self._check_owner()
+        if self._pushing.mine:  # a signal handler in the middle of a push, which ends before that
+            self._closed = True
+        while not self._told_closed and not self._pushing.mine and self._link.outcome is None:
+            self._settle(_SLICE_S, closing=True)
 
-    def _close_within(self, seconds: float) -> None:
-        """Close the source, unless other threads are pushing all that time."""
-        if self._pushing.acquire(timeout=seconds):
-            try:
-                if not self._closed:
-                    self._closed = True
-                    self._link.close_source()
-            finally:
-                self._pushing.release()
+    def _settle(self, seconds: float, closing: bool) -> None:
+        """Finish what an exception interrupted and close the source, if it is `closing` or closed.
+
+        Unless other threads are pushing all that time: they finish, too, what was interrupted.
+        """
+        lock = self._pushing.lock
+        try:
+            if lock.acquire(timeout=seconds):
+                with lock:
+                    lock.release()  # see Turns
+                    self._source.mend()
+                    self._closed = self._closed or closing
+                    if self._closed and not self._told_closed:
+                        self._link.close_source()
+                        self._told_closed = True
+        finally:
+            self._pushing.leave()
 
     # Output.
 
     def results(self) -> Iterator[Any]:
-        for frame in self._frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
+        self._check_owner()
+        for frame in self._reader.frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
             if frame is not None:
-                yield from frame[1]
-
-    def _frames(self, wait: Callable[[Inbox], None]) -> Iterator[tuple[Header, list[Any]] | None]:
-        """Frames of results until the run ends; `wait` is called while there is none, then None."""
-        inbox = self._results
-        assert inbox is not None
-        self._reader = threading.get_ident()
-        try:
-            while True:
-                with self._reading:
-                    if self._frames_read:
-                        frame: tuple[Header, list[Any]] | None = self._frames_read.popleft()
-                    elif self._final is None:
-                        frame = inbox.take()
-                    else:
-                        frame = None
-                if frame is not None:
-                    yield frame
-                    continue
-                if inbox.ended and not self._frames_read:
-                    return
-                self._link.check()
-                wait(inbox)
-                self._collect_letters()
-                yield None
-        finally:
-            self._reader = None
+                yield from frame.items
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
         arrangement = self._arrangement if ordered else None
@@ -235,12 +217,12 @@ class ProcessesEngine:
                 self._link.wait([inbox.fd, *more_fds], seconds)
 
         try:
-            for frame in self._frames(wait):
+            for frame in self._reader.frames(wait):
                 if arrangement is None:
-                    yield from frame[1] if frame is not None else ()
+                    yield from frame.items if frame is not None else ()
                     continue
                 if frame is not None:
-                    arrangement.add(*frame)
+                    arrangement.add(frame.header, list(frame.items))
                 for items in arrangement.ready():
                     yield from items
             if arrangement is not None:
@@ -249,33 +231,18 @@ class ProcessesEngine:
             check_source()
             self.drain(None)
         finally:
-            feeder.stop()
-            self.cancel()
+            if self.mine:
+                feeder.stop()
+                self.cancel()
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        while True:
-            self._collect_letters()
-            try:
-                letter = self._letters_read.popleft()
-            except IndexError:
-                return
-            yield letter
-
-    def _collect_letters(self) -> None:
-        inbox = self._letters
-        if inbox is None:
-            return
-        with self._reading:
-            while self._final is None and len(self._letters_read) < _MAX_LETTERS:
-                frame = inbox.take()
-                if frame is None:
-                    return
-                self._letters_read.extend(frame[1])
+        self._check_owner()
+        return self._reader.letters()
 
     # Health.
 
     def stats(self) -> Stats:
-        with self._looking:
+        with self._looking.lock if self.mine else contextlib.nullcontext():
             if self._final is not None:
                 return self._final
             elapsed = time.perf_counter() - self._began
@@ -290,80 +257,84 @@ class ProcessesEngine:
     # The end.
 
     def drain(self, timeout: float | None) -> Stats:
+        self._check_owner()
+        if self._busy_here():
+            raise MPipeError("drain() was called in the middle of another call of the same thread")
         deadline, unread = Deadline(timeout), Deadline(_UNREAD_S)
         self._link.pump()
         while self._link.outcome is None:
             if deadline.passed:
                 raise Timeout(f"not drained after {timeout:g} s; the run goes on")
-            if not self._closed:  # another thread may be pushing: wait for it, but not blindly
-                self._close_within(deadline.remaining(_SLICE_S))
+            if not self._told_closed:  # another thread may be pushing: wait for it, but not blindly
+                self._settle(deadline.remaining(_SLICE_S), closing=True)
             else:
                 self._link.wait((), deadline.remaining(_SLICE_S))
-            self._collect_letters()
+            self._reader.collect_letters()
             unread = self._check_read(unread)
         return self._end()
 
     def _check_read(self, unread: Deadline) -> Deadline:
         """Raise, and cancel, when the run waits for results or letters that nobody reads."""
-        stuck = ""
-        if self._nobody_reads():
-            stuck = "results; iterate run.results() to its end before drain(), or in a thread"
-        if len(self._letters_read) >= _MAX_LETTERS:
-            stuck = "dead letters; iterate run.dead_letters() while the run goes on"
-        if not stuck:
+        what = self._reader.unread()
+        if not what:
             return Deadline(_UNREAD_S)
         if unread.passed:
             self.cancel()
-            raise MPipeError(f"drain: the run waits for room, because nobody reads its {stuck}")
+            raise MPipeError(f"drain: the run waits for room, because nobody reads its {what}")
         return unread
-
-    def _nobody_reads(self) -> bool:
-        """Whether the results' buffer is full, and no other thread iterates them."""
-        if self._results is None or self._reader not in (None, threading.get_ident()):
-            return False
-        with self._reading:
-            return self._final is None and self._results.full
 
     def cancel(self) -> None:
         self._stop("cancel() was called")
 
     def _stop(self, reason: str) -> None:
+        if not self.mine:
+            return
         self._link.stop(reason)
-        with contextlib.suppress(Exception):  # the run's failure is raised by what comes next
-            self._end()
+        if not self._busy_here():  # else what this thread is in the middle of ends by itself
+            with contextlib.suppress(Exception):  # what comes next raises the run's failure
+                self._end()
 
     def _end(self) -> Stats:
         """Once the outcome is known: the last numbers, then let go of everything."""
-        with self._pushing, self._reading, self._looking:
+        with self._pushing.lock, self._reader.turns.lock, self._looking.lock:
             if self._final is None:
                 elapsed = time.perf_counter() - self._began
                 self._unwatch.set()
                 if self._link.outcome == "drained":
-                    self._read_rest()
+                    self._reader.read_rest()
                 self._link.join()
                 state = self._link.outcome or "failed"
                 self._final = self._snapshot(state, elapsed)
-                self._release()
+            if not self._launched.released:
+                for channel in self._channels:
+                    channel.close()
+                for gate in self._gates.values():
+                    gate.close()
+                self._board.close()
+                self._reader.close()
+                self._launched.release()
+                self._finalizer.detach()
         if self._link.failure is not None:
             raise self._link.failure
         return self._final
 
-    def _read_rest(self) -> None:
-        """What lies in the caller's channels stays readable after the end."""
-        if self._results is not None:
-            while (frame := self._results.take()) is not None:
-                self._frames_read.append(frame)
-        if self._letters is not None:
-            while (frame := self._letters.take()) is not None:
-                self._letters_read.extend(frame[1])
+    # Who may call.
 
-    def _release(self) -> None:
-        for gate in self._gates.values():
-            gate.close()
-        for part in (*self._channels, self._board, self._results, self._letters):
-            if part is not None:
-                part.close()
-        self._finalizer()
+    @property
+    def mine(self) -> bool:
+        return os.getpid() == self._owner
+
+    def _check_owner(self) -> None:
+        if not self.mine:
+            raise MPipeError(
+                f"this run belongs to process {self._owner}; one that was forked from it can only "
+                f"look at its stats()"
+            )
+
+    def _busy_here(self) -> bool:
+        """Whether a signal handler, or a finaliser, asks in the middle of a call of its thread."""
+        turns = (self._pushing, self._reader.turns, self._looking, self._link.turns)
+        return any(turn.mine for turn in turns)
 
 
 def _full(targets: Sequence[str], left: int, items: int) -> str:

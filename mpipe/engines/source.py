@@ -10,7 +10,7 @@ stops when it does. Items that one of several stages does not get are marked as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..policy.batching import pause_s
@@ -19,7 +19,7 @@ from ..routes import CALLER
 from ..runtime.emitter import Edge
 from ..runtime.spec import RunSpec
 from ..transport.channel import Channel
-from ..transport.frame import Payload, Tag, encode, encode_all
+from ..transport.frame import Payload, Tag, Unsendable, encode, encode_all
 from ..transport.producer import ROOM_S, Producer
 
 _UNKNOWN_S = 0.002
@@ -46,6 +46,22 @@ Progress = Callable[[], tuple[int, int]]
 """Of somebody who sees source order: which source item comes next, and how many bytes wait."""
 
 
+class _Batch(NamedTuple):
+    """Items that are sent together: what is noted before, so that it can be taken up again.
+
+    `before` has what was published and dropped at each target, `number` is the first item's, and
+    `skipped` says how many are numbered though no stage gets them.
+    """
+
+    items: Sequence[Any]
+    payload: Payload | None
+    max_item_bytes: int
+    before: dict[str, tuple[int, int]]
+    number: int
+    skipped: int
+    ahead: bool
+
+
 class Source:
     """Sends items to one or more of the stages without a predecessor.
 
@@ -68,6 +84,9 @@ class Source:
         self.pushed = 0
         """Items accepted so far: the number of the next source item."""
         self._encoded: tuple[Sequence[Any], int, Payload] | None = None
+        self._under_way: _Batch | None = None
+        self.is_whole = True
+        """Whether no exception from outside has left anything undone; else call `mend`."""
 
     def frame_items(self, targets: Sequence[str]) -> int:
         """How many items the next frame should have."""
@@ -88,9 +107,22 @@ class Source:
         that may be more room than there is for a few. Raises `frame.Unsendable` before anything
         is sent.
         """
+        self.mend()
+        self.is_whole = False
+        try:
+            settled = self._send(items, targets, max_item_bytes, patient)
+        except Unsendable:
+            self.is_whole = True
+            raise
+        self.is_whole = True
+        return settled
+
+    def _send(
+        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, patient: bool
+    ) -> int | Wait:
         edges = [self._edges[name] for name in targets if not self._edges[name].drop_on_full]
         count = min(len(items), self.frame_items(targets))
-        if not self.can_mark or (self.is_ahead and len(edges) == len(targets)):
+        if not self.can_mark or (edges and self.is_ahead):
             return Wait([], BEHIND_S)
         room = _room(edges, count, 0, patient)
         if isinstance(room, Wait):
@@ -102,7 +134,10 @@ class Source:
         if room < payload.items:
             payload = encode(items[:room], max_item_bytes)
         self._encoded = None
-        self._publish(items[: payload.items], targets, payload, max_item_bytes)
+        producers = {name: self._edges[name].producer for name in targets}
+        before = {name: (end.published, end.dropped) for name, end in producers.items()}
+        items, ahead = items[: payload.items], self.is_ahead
+        self._carry_out(_Batch(items, payload, max_item_bytes, before, self.pushed, 0, ahead))
         return payload.items
 
     def _encode(self, items: Sequence[Any], count: int, max_item_bytes: int) -> Payload:
@@ -115,38 +150,43 @@ class Source:
         self._encoded = items, count, payload
         return payload
 
-    def _publish(
-        self, items: Sequence[Any], targets: Sequence[str], payload: Payload, max_item_bytes: int
-    ) -> None:
-        """Send them, dropping what there is no room for."""
-        now, count, ahead = time.perf_counter_ns(), len(items), self.is_ahead
-        accepted = dict.fromkeys(self._edges, 0)
-        for name in targets:
-            edge = self._edges[name]
-            got = 0 if ahead else edge.producer.acquire(count, payload.size)
-            if got:
-                part = payload if got == count else encode(items[:got], max_item_bytes)
-                edge.producer.publish(part, Tag(now, now, self.pushed, got, 1))
-                edge.adapt(part)
-            edge.producer.drop(count - got)
-            accepted[name] = got
-        self._number(accepted)
+    def skip(self) -> None:
+        """Count an item that cannot be sent to any stage; `can_mark` must be true."""
+        self.is_whole = False
+        self._carry_out(_Batch([], None, 0, {}, self.pushed, 1, False))
+        self.is_whole = True
 
-    def _number(self, accepted: Mapping[str, int]) -> None:
-        """Count what any stage has got, and mark what is missing at the others."""
-        count = max(accepted.values())
+    def _carry_out(self, batch: _Batch) -> None:
+        """Publish what of a batch is not out yet, drop what there is no room for, and number it.
+
+        Marks what any stage has got and another one has not as missing on its way.
+        """
+        self._under_way = batch
+        accepted = dict.fromkeys(self._edges, 0)
+        for name in batch.before:
+            accepted[name] = self._send_to(name, batch)
+        count = max(batch.skipped, *accepted.values())
         for name, got in accepted.items():
             order = self._edges[name].order
             if order is not None and got < count:
-                order.mark(Place(self.pushed + got, count - got, 0, (0, 0, 1)))
-        self.pushed += count
+                order.mark(Place(batch.number + got, count - got, 0, (0, 0, 1)))
+        self.pushed = batch.number + count
+        self._under_way = None
 
-    def skip(self) -> None:
-        """Count an item that cannot be sent to any stage; `can_mark` must be true."""
-        for edge in self._edges.values():
-            if edge.order is not None:
-                edge.order.mark(Place(self.pushed, 1, 0, (0, 0, 1)))
-        self.pushed += 1
+    def _send_to(self, name: str, batch: _Batch) -> int:
+        """Send a batch to one stage, unless that was done; returns how many items it accepted."""
+        edge, items, payload = self._edges[name], batch.items, batch.payload
+        producer, before = edge.producer, batch.before[name]
+        if payload is not None and (producer.published, producer.dropped) == before:
+            got = 0 if batch.ahead else producer.acquire(len(items), payload.size)
+            if got:
+                part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
+                now = time.perf_counter_ns()
+                producer.publish(part, Tag(now, now, batch.number, got, 1))
+                edge.adapt(part)
+        got = producer.published - before[0]
+        producer.drop(len(items) - got - (producer.dropped - before[1]))
+        return got
 
     @property
     def can_mark(self) -> bool:
@@ -166,10 +206,21 @@ class Source:
         """How long a source may rest, in seconds, because all targets have enough to do."""
         return min(_pause_s(self._edges[name]) for name in targets)
 
-    def recover(self) -> None:
-        """After an exception from outside (Ctrl-C) somewhere in `send`: finish what it began."""
+    def mend(self) -> None:
+        """Finish what an exception from outside (Ctrl-C) interrupted: a batch is sent or not."""
+        if self.is_whole:
+            return
         for edge in self._edges.values():
             edge.producer.recover()
+        self._encoded = None
+        batch, self._under_way = self._under_way, None
+        if batch is not None and (batch.skipped or self._has_begun(batch)):
+            self._carry_out(batch)
+        self.is_whole = True
+
+    def _has_begun(self, batch: _Batch) -> bool:
+        sent = ((self._edges[name].producer, before) for name, before in batch.before.items())
+        return any((end.published, end.dropped) != before for end, before in sent)
 
 
 def _room(edges: Sequence[Edge], items: int, size: int, patient: bool) -> int | Wait:

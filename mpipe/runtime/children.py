@@ -18,6 +18,7 @@ from ..transport.descriptors import set_limit
 from . import control
 from .blame import Caution
 from .functions import reseed
+from .modulepath import module_path
 from .spec import RunSpec
 from .worker import leave, run_worker
 
@@ -35,7 +36,7 @@ _SPAWN = (
 def interpreter(code: str, *args: str) -> list[str]:
     """Command line of a fresh interpreter with this one's flags and module search path."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [sys.executable, *flags, "-c", code, *args, *sys.path]
+    return [sys.executable, *flags, "-c", code, *args, *module_path()]
 
 
 def make_worker(

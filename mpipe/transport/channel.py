@@ -94,9 +94,7 @@ class Channel:
 
     def close(self) -> None:
         """Unmap; must not be used while frames of this process are in hand."""
-        self.words.release()
-        self._raw.release()
-        self._words.close()
+        memory.unmap(self._words, self.words, self._raw)
         self._slots.close()
         self.spills.close()
 

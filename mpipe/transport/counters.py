@@ -111,8 +111,7 @@ class Board:
 
     def close(self) -> None:
         """Unmap."""
-        self.words.release()
-        self._memory.close()
+        memory.unmap(self._memory, self.words)
 
 
 class SeatCounters:

@@ -89,9 +89,7 @@ class SharedGate:
 
     def close(self) -> None:
         """Unmap."""
-        self._words.release()
-        self._raw.release()
-        self._memory.close()
+        memory.unmap(self._memory, self._words, self._raw)
 
     # For anyone.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import resource
@@ -54,6 +55,14 @@ def words(memory: mmap.mmap) -> memoryview:
     return memoryview(memory).cast("Q")
 
 
+def unmap(mapping: mmap.mmap, *views: memoryview) -> None:
+    """Let go of memory; when an interrupted call still holds it, as soon as nobody does."""
+    with contextlib.suppress(BufferError):
+        for view in views:
+            view.release()
+        mapping.close()
+
+
 class Area:
     """Equal parts of a shared file, one behind the other from `offset` on.
 
@@ -103,5 +112,4 @@ class Area:
     def close(self) -> None:
         """Unmap."""
         if self._view is not None and self._whole is not None:
-            self._view.release()
-            self._whole.close()
+            unmap(self._whole, self._view)

@@ -1,0 +1,125 @@
+"""The caller's end of a run: frames of results, and dead letters.
+
+Threads take turns. A signal handler runs in the middle of what its own thread does, and must not
+read when that was reading.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from ..errors import MPipeError
+from ..runtime.spec import RunSpec
+from ..stats import DeadLetter
+from .inbox import Frame, Inbox
+from .turns import Turns
+
+_MAX_LETTERS = 10_000
+"""Dead letters kept for a caller that does not read them; then the stages that make them wait."""
+
+
+class Reader:
+    """Reads until `close`; what it has read by then can still be taken.
+
+    `check` raises what ended the run, if it ended without all results.
+    """
+
+    def __init__(self, spec: RunSpec, check: Callable[[], None]) -> None:
+        self.turns = Turns()
+        self._check = check
+        self._results = Inbox(spec.results) if spec.results else None
+        self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
+        self._letters_read: deque[DeadLetter] = deque()
+        self._thread: int | None = None
+        self._closed = False
+
+    def frames(self, wait: Callable[[Inbox], None]) -> Iterator[Frame | None]:
+        """Frames of results until the run ends; `wait` is called while there is none, then None.
+
+        A frame whose items were not all taken comes again.
+        """
+        inbox = self._results
+        assert inbox is not None
+        self._thread = threading.get_ident()
+        try:
+            while True:
+                if self.turns.mine:
+                    raise MPipeError("results() was called in the middle of reading results")
+                with self.turns.lock:
+                    if not self._closed:
+                        inbox.load()
+                if inbox.frames:
+                    frame = inbox.frames[0]
+                    yield frame
+                    self._finish(inbox, frame)
+                    continue
+                if inbox.ended:
+                    return
+                self._check()
+                wait(inbox)
+                self.collect_letters()
+                yield None
+        finally:
+            self._thread = None
+
+    def _finish(self, inbox: Inbox, frame: Frame) -> None:
+        with self.turns.lock:
+            if inbox.frames and inbox.frames[0] is frame:  # no other thread was quicker
+                inbox.frames.popleft()
+
+    def collect_letters(self) -> None:
+        """Read the dead letters that have come, as far as there is room for them."""
+        inbox = self._letters
+        if inbox is None or self.turns.mine:
+            return
+        with self.turns.lock:
+            while not self._closed and len(self._letters_read) < _MAX_LETTERS and inbox.load():
+                self._keep(inbox)
+
+    def _keep(self, inbox: Inbox) -> None:
+        while inbox.frames:
+            self._letters_read.extend(inbox.frames[0].items)
+            inbox.frames.popleft()
+
+    def add_letters(self, letters: Sequence[DeadLetter]) -> None:
+        """Keep dead letters of the caller's own."""
+        self._letters_read.extend(letters)
+
+    def letters(self) -> Iterator[DeadLetter]:
+        """The dead letters that have come and were not given before."""
+        while True:
+            self.collect_letters()
+            try:
+                letter = self._letters_read.popleft()
+            except IndexError:
+                return
+            yield letter
+
+    def unread(self) -> str:
+        """What holds the run up because nobody reads it, and what to do; "" if nothing does."""
+        if len(self._letters_read) >= _MAX_LETTERS:
+            return "dead letters; iterate run.dead_letters() while the run goes on"
+        if self._results is None or self._thread not in (None, threading.get_ident()):
+            return ""
+        with self.turns.lock:
+            if self._closed or not self._results.full:
+                return ""
+        return "results; iterate run.results() to its end before drain(), or in a thread"
+
+    def read_rest(self) -> None:
+        """Read all that has come, so that it can be taken after the end."""
+        if self._results is not None:
+            while self._results.load(more=True):
+                pass
+        if self._letters is not None:
+            while self._letters.load():
+                self._keep(self._letters)
+
+    def close(self) -> None:
+        """Let go of the shared memory; may be repeated."""
+        self._closed = True
+        for inbox in (self._results, self._letters):
+            if inbox is not None:
+                inbox.close()

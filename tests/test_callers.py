@@ -1,0 +1,272 @@
+"""Callers that fork, that have threads, and that run in odd surroundings."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import zipapp
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import assert_gone
+
+import mpipe
+
+
+def run_program(program: str, *flags: str, **options: object) -> str:
+    """What a program prints that a fresh interpreter runs."""
+    process = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,  # type: ignore[call-overload]
+    )
+    assert process.returncode == 0, process.stderr
+    return str(process.stdout)
+
+
+# Forks.
+
+FORK = """
+    import gc, os, sys, mpipe
+    sys.stdout.reconfigure(line_buffering=True)
+    with mpipe.Pipeline().add_map("a", abs, workers=1).start(results=True) as run:
+        run.push(-1, -2)
+        child = os.fork()
+        if child == 0:
+            {child}
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, status
+        run.push(-3)
+        run.close()
+        print(*run.results())
+"""
+
+
+@pytest.mark.parametrize(
+    "child",
+    [
+        "sys.exit()",
+        "run.cancel(); sys.exit()",
+        "run = None; gc.collect(); sys.exit()",
+        "it = run.results(); del it; os._exit(0)",
+        "assert run.stats().stages['a'].received == 2; os._exit(0)",
+    ],
+)
+def test_a_fork_of_the_caller_disturbs_nothing(child: str) -> None:
+    assert run_program(FORK.format(child=child)) == "1 2 3\n"
+
+
+@pytest.mark.parametrize("ending", ["sys.exit()", "outputs.close(); os._exit(0)"])
+def test_a_fork_in_the_middle_of_outputs_disturbs_nothing(ending: str) -> None:
+    program = f"""
+        import os, sys, mpipe
+        outputs = mpipe.imap(abs, range(3000), workers=2)
+        first = next(outputs)
+        if os.fork() == 0:
+            {ending}
+        os.wait()
+        print(sum(outputs) + first)
+    """
+    assert run_program(program) == f"{sum(range(3000))}\n"
+
+
+def test_a_fork_of_the_caller_that_uses_the_run_is_told_whose_it_is() -> None:
+    calls = ("run.push(1)", "next(run.results())", "run.close()", "run.drain()")
+    tries = "\n".join(
+        f"""
+            try:
+                {call}
+            except mpipe.MPipeError as error:
+                assert f"belongs to process {{os.getppid()}}" in str(error)
+            else:
+                os._exit(1)
+        """
+        for call in calls
+    )
+    child = textwrap.indent(textwrap.dedent(tries), " " * 12) + "\n            os._exit(0)"
+    assert run_program(FORK.format(child=child)) == "1 2 3\n"
+
+
+def test_a_fork_while_other_threads_use_the_run_ends() -> None:
+    program = """
+        import os, signal, sys, threading, mpipe
+        run = mpipe.Pipeline().add_map("a", abs, workers=1, buffer_size=20).start(results=True)
+        done = threading.Event()
+        def push():
+            while not done.is_set():
+                run.push(1, 2, 3)
+            run.close()
+        def look():
+            while not done.is_set():
+                run.stats()
+        threads = [threading.Thread(target=f) for f in (push, look, lambda: sum(run.results()))]
+        for thread in threads:
+            thread.start()
+        for _ in range(20):
+            if os.fork() == 0:
+                signal.alarm(20)
+                run.stats()
+                sys.exit()
+            assert os.wait()[1] == 0
+        done.set()
+        for thread in threads:
+            thread.join()
+        print(run.drain().state)
+    """
+    assert run_program(program) == "drained\n"
+
+
+def test_a_run_that_is_let_go_ends_though_a_fork_of_its_caller_lives_on() -> None:
+    run = mpipe.Pipeline().add_map("a", abs, workers=1).start()
+    while not (worker := run.stats().stages["a"].workers[0]).pid:
+        time.sleep(0.01)
+    coordinator = psutil.Process(worker.pid).ppid()
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    del run
+    assert_gone([worker.pid, coordinator])
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+
+
+# Threads.
+
+
+@pytest.mark.parametrize("end", ["drain", "cancel"])
+def test_threads_may_push_read_look_and_end_a_run_at_once(end: str) -> None:
+    pipeline = mpipe.Pipeline().add_map("a", abs, workers=2, buffer_size=30)
+    run = pipeline.start(results=True)
+    pushed: list[Counter[int]] = [Counter() for _ in range(3)]
+    got: list[Counter[int]] = [Counter() for _ in range(2)]
+    errors: list[BaseException] = []
+    started = threading.Barrier(8)
+
+    def push(number: int) -> None:
+        for item in range(number, 6000, 3):
+            run.push(item)
+            pushed[number][item] += 1
+
+    def read(number: int) -> None:
+        for item in run.results():
+            got[number][item] += 1
+
+    def look(_: int) -> None:
+        while run.stats().state == "running":
+            run.dead_letters()
+
+    def guarded(call, *arguments: int) -> None:  # type: ignore[no-untyped-def]
+        started.wait()
+        try:
+            call(*arguments)
+        except (mpipe.Cancelled, mpipe.Closed):
+            assert end == "cancel"
+        except BaseException as error:
+            errors.append(error)
+
+    calls = [(push, 0), (push, 1), (push, 2), (read, 0), (read, 1), (look, 0), (look, 1)]
+    threads = [threading.Thread(target=guarded, args=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    if end == "drain":
+        for thread in threads[:3]:
+            thread.join()
+        stats = run.drain()
+    else:
+        time.sleep(0.3)
+        run.cancel()
+        stats = run.stats()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    read_items, pushed_items = sum(got, Counter()), sum(pushed, Counter())
+    if end == "drain":
+        assert read_items == pushed_items == Counter(range(6000))
+    assert stats.stages["a"].received >= sum(pushed_items.values())
+    assert not read_items - Counter(range(6000))
+
+
+def test_runs_may_be_used_from_coroutines_and_threads_that_are_not_the_main_one() -> None:
+    def squares() -> list[int]:
+        return list(mpipe.imap(lambda x: x * x, range(20), workers=1))
+
+    async def several() -> list[list[int]]:
+        return await asyncio.gather(*(asyncio.to_thread(squares) for _ in range(3)))
+
+    assert asyncio.run(several()) == [squares()] * 3
+
+
+# Odd surroundings.
+
+SQUARES = "print(*mpipe.imap(lambda x: x * x, range(3), workers=1))"
+
+
+@pytest.mark.parametrize("flag", ["-O", "-OO", "-I", "-E", "-u", "-Xdev", "-Xutf8", "-bb"])
+def test_interpreter_flags_reach_the_workers(flag: str) -> None:
+    program = """
+        import mpipe, sys
+        print(*mpipe.imap(lambda _: str(sys.flags), range(1), workers=1), sys.flags, sep="\\n")
+        print(*mpipe.Pipeline().add_map("a", lambda _: str(sys.flags), workers=1)
+            .run([1], start_method="spawn"))
+    """
+    inner, caller, spawned = run_program(program, flag).splitlines()
+    assert inner == caller == spawned
+
+
+def test_an_empty_environment_will_do() -> None:
+    source = str(Path(mpipe.__file__).parent.parent)
+    site = [path for path in sys.path if path.endswith("site-packages")]
+    paths = f"import sys; sys.path[:0] = {[source, *site]}; import mpipe; "
+    assert run_program(paths + SQUARES, env={}) == "0 1 4\n"
+
+
+def test_module_paths_may_be_odd_and_the_directory_may_change(tmp_path: Path) -> None:
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "mpipe").symlink_to(Path(mpipe.__file__).parent)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "mine.py").write_text("def cube(x):\n    return x**3\n")
+    site = [path for path in sys.path if path.endswith("site-packages")]
+    program = f"""
+        import os, pathlib, sys
+        sys.path[:0] = ["modules", pathlib.Path("."), b"bytes", None, 3, "more"]
+        sys.path += {site}
+        import mpipe, mine
+        os.chdir("/")
+        print(mpipe.__file__, *mpipe.imap(mine.cube, range(3), workers=1))
+    """
+    printed = run_program(program, "-S", cwd=tmp_path)
+    assert printed == f"{tmp_path}/modules/mpipe/__init__.py 0 1 8\n"
+
+
+def test_it_runs_from_a_zip_archive(tmp_path: Path) -> None:
+    package = tmp_path / "source" / "mpipe"
+    for path in Path(mpipe.__file__).parent.rglob("*.py"):
+        target = package / path.relative_to(Path(mpipe.__file__).parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    main = f"import os\nimport mpipe\nos.chdir('/')\n{SQUARES}\nprint(mpipe.__file__)\n"
+    (tmp_path / "source" / "__main__.py").write_text(main)
+    zipapp.create_archive(tmp_path / "source", tmp_path / "app.pyz")
+    process = subprocess.run(
+        [sys.executable, "app.pyz"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert process.stdout.splitlines()[0] == "0 1 4", process.stderr
+    assert "app.pyz" in process.stdout
+
+
+def test_all_workers_of_a_run_hash_alike() -> None:
+    """A worker's replacement must iterate over sets of strings in the same order."""
+    pipeline = mpipe.Pipeline().add_map("hash", lambda _: hash("a string"), workers=3)
+    for start_method in ("fork", "spawn"):
+        assert len(set(pipeline.run(range(300), start_method=start_method))) == 1
