@@ -212,7 +212,7 @@ def test_runs_may_be_used_from_coroutines_and_threads_that_are_not_the_main_one(
 SQUARES = "print(*mpipe.imap(lambda x: x * x, range(3), workers=1))"
 
 
-@pytest.mark.parametrize("flag", ["-O", "-OO", "-I", "-E", "-u", "-Xdev", "-Xutf8", "-bb"])
+@pytest.mark.parametrize("flag", ["-OO", "-I", "-Xdev", "-bb"])
 def test_interpreter_flags_reach_the_workers(flag: str) -> None:
     program = """
         import mpipe, sys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -204,7 +203,7 @@ def _create(
 def _start_coordinator(passed: tuple[int, ...], blas_threads: int) -> subprocess.Popen[bytes]:
     """Start it with the descriptors `passed`, the first of which is its control socket."""
     environment = dict(os.environ)
-    environment.setdefault("PYTHONHASHSEED", str(random.getrandbits(32)))
+    environment.setdefault("PYTHONHASHSEED", str(int.from_bytes(os.urandom(4), "little")))
     for name in _BLAS_THREADS:
         environment.setdefault(name, str(blas_threads))
     return subprocess.Popen(

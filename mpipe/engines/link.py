@@ -34,7 +34,6 @@ class Link:
         self._coordinator = coordinator
         self.turns = Turns()
         self._open = True
-        self._hearing = False
         self._next_pump = 0.0
 
     @property
@@ -64,10 +63,9 @@ class Link:
 
         A message stays in the socket until it was heard: an exception from outside loses none.
         """
+        if self.turns.mine():  # a signal handler in the middle of this
+            return
         with self.turns.lock:
-            if self._hearing:
-                return
-            self._hearing = True
             try:
                 while self._open:
                     self._hear(*control.receive(self._socket, _PEEK))
@@ -77,8 +75,6 @@ class Link:
             except EOFError:
                 self._open = False
                 self._settle("failed", CoordinatorDied(_DIED))
-            finally:
-                self._hearing = False
 
     def _hear(self, message: str, value: object) -> None:
         if message == "log":
@@ -102,8 +98,8 @@ class Link:
 
     def stop(self, reason: str) -> None:
         """End the run now, unless it has ended."""
+        self.pump()
         with self.turns.lock:
-            self.pump()
             if self.outcome is None:
                 self._settle("cancelled", Cancelled(f"the run was cancelled: {reason}"))
                 self._send("cancelled", reason)

@@ -106,7 +106,7 @@ class ProcessesEngine:
 
     def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
         self._check_owner()
-        if self._pushing.mine:
+        if self._pushing.mine():
             raise MPipeError("push() was called in the middle of a push() of the same thread")
         deadline, start, lock = Deadline(timeout), 0, self._pushing.lock
         try:
@@ -119,8 +119,10 @@ class ProcessesEngine:
                 with lock:
                     lock.release()  # see Turns
                     start += self._push_frame(items, start, targets, deadline)
-        finally:
+        except BaseException:
             self._pushing.leave()
+            raise
+        finally:
             if not self._source.is_whole or self._closed != self._told_closed:
                 self._settle(0.0, closing=False)
 
@@ -167,9 +169,9 @@ class ProcessesEngine:
 
     def close(self) -> None:
         self._check_owner()
-        if self._pushing.mine:  # a signal handler in the middle of a push, which ends before that
+        if self._pushing.mine():  # a signal handler in the middle of a push, which ends before that
             self._closed = True
-        while not self._told_closed and not self._pushing.mine and self._link.outcome is None:
+        while not self._told_closed and not self._pushing.mine() and self._link.outcome is None:
             self._settle(_SLICE_S, closing=True)
 
     def _settle(self, seconds: float, closing: bool) -> None:
@@ -334,7 +336,7 @@ class ProcessesEngine:
     def _busy_here(self) -> bool:
         """Whether a signal handler, or a finaliser, asks in the middle of a call of its thread."""
         turns = (self._pushing, self._reader.turns, self._looking, self._link.turns)
-        return any(turn.mine for turn in turns)
+        return any(turn.mine() for turn in turns)
 
 
 def _full(targets: Sequence[str], left: int, items: int) -> str:

@@ -45,7 +45,7 @@ class Reader:
         self._thread = threading.get_ident()
         try:
             while True:
-                if self.turns.mine:
+                if self.turns.mine():
                     raise MPipeError("results() was called in the middle of reading results")
                 with self.turns.lock:
                     if not self._closed:
@@ -72,7 +72,7 @@ class Reader:
     def collect_letters(self) -> None:
         """Read the dead letters that have come, as far as there is room for them."""
         inbox = self._letters
-        if inbox is None or self.turns.mine:
+        if inbox is None or self.turns.mine():
             return
         with self.turns.lock:
             while not self._closed and len(self._letters_read) < _MAX_LETTERS and inbox.load():

@@ -107,7 +107,8 @@ class Source:
         that may be more room than there is for a few. Raises `frame.Unsendable` before anything
         is sent.
         """
-        self.mend()
+        if not self.is_whole:
+            self.mend()
         self.is_whole = False
         try:
             settled = self._send(items, targets, max_item_bytes, patient)
@@ -121,8 +122,8 @@ class Source:
         self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, patient: bool
     ) -> int | Wait:
         edges = [self._edges[name] for name in targets if not self._edges[name].drop_on_full]
-        count = min(len(items), self.frame_items(targets))
-        if not self.can_mark or (edges and self.is_ahead):
+        count, ahead = min(len(items), self.frame_items(targets)), self.is_ahead
+        if not self.can_mark or (edges and ahead):
             return Wait([], BEHIND_S)
         room = _room(edges, count, 0, patient)
         if isinstance(room, Wait):
@@ -134,10 +135,12 @@ class Source:
         if room < payload.items:
             payload = encode(items[:room], max_item_bytes)
         self._encoded = None
-        producers = {name: self._edges[name].producer for name in targets}
-        before = {name: (end.published, end.dropped) for name, end in producers.items()}
-        items, ahead = items[: payload.items], self.is_ahead
-        self._carry_out(_Batch(items, payload, max_item_bytes, before, self.pushed, 0, ahead))
+        items, before = items[: payload.items], {}
+        for name in targets:
+            producer = self._edges[name].producer
+            before[name] = producer.published, producer.dropped
+        self._under_way = _Batch(items, payload, max_item_bytes, before, self.pushed, 0, ahead)
+        self._carry_out(self._under_way, self._offer)
         return payload.items
 
     def _encode(self, items: Sequence[Any], count: int, max_item_bytes: int) -> Payload:
@@ -153,18 +156,18 @@ class Source:
     def skip(self) -> None:
         """Count an item that cannot be sent to any stage; `can_mark` must be true."""
         self.is_whole = False
-        self._carry_out(_Batch([], None, 0, {}, self.pushed, 1, False))
+        self._under_way = _Batch([], None, 0, {}, self.pushed, 1, False)
+        self._carry_out(self._under_way, self._offer)
         self.is_whole = True
 
-    def _carry_out(self, batch: _Batch) -> None:
-        """Publish what of a batch is not out yet, drop what there is no room for, and number it.
+    def _carry_out(self, batch: _Batch, offer: Callable[[str, _Batch], int]) -> None:
+        """`offer` a batch to its targets and number its items.
 
         Marks what any stage has got and another one has not as missing on its way.
         """
-        self._under_way = batch
         accepted = dict.fromkeys(self._edges, 0)
         for name in batch.before:
-            accepted[name] = self._send_to(name, batch)
+            accepted[name] = offer(name, batch)
         count = max(batch.skipped, *accepted.values())
         for name, got in accepted.items():
             order = self._edges[name].order
@@ -173,19 +176,26 @@ class Source:
         self.pushed = batch.number + count
         self._under_way = None
 
-    def _send_to(self, name: str, batch: _Batch) -> int:
-        """Send a batch to one stage, unless that was done; returns how many items it accepted."""
+    def _offer(self, name: str, batch: _Batch) -> int:
+        """Publish a batch to one stage, dropping what there is no room for; returns what is in."""
         edge, items, payload = self._edges[name], batch.items, batch.payload
-        producer, before = edge.producer, batch.before[name]
-        if payload is not None and (producer.published, producer.dropped) == before:
-            got = 0 if batch.ahead else producer.acquire(len(items), payload.size)
-            if got:
-                part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
-                now = time.perf_counter_ns()
-                producer.publish(part, Tag(now, now, batch.number, got, 1))
-                edge.adapt(part)
-        got = producer.published - before[0]
-        producer.drop(len(items) - got - (producer.dropped - before[1]))
+        assert payload is not None
+        got = 0 if batch.ahead else edge.producer.acquire(len(items), payload.size)
+        if got:
+            part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
+            now = time.perf_counter_ns()
+            edge.producer.publish(part, Tag(now, now, batch.number, got, 1))
+            edge.adapt(part)
+        edge.producer.drop(len(items) - got)
+        return got
+
+    def _finish(self, name: str, batch: _Batch) -> int:
+        """As `_offer`, when that may have been interrupted anywhere, or not have begun."""
+        producer, (published, dropped) = self._edges[name].producer, batch.before[name]
+        if (producer.published, producer.dropped) == (published, dropped):
+            return self._offer(name, batch)
+        got = producer.published - published
+        producer.drop(len(batch.items) - got - (producer.dropped - dropped))
         return got
 
     @property
@@ -213,9 +223,10 @@ class Source:
         for edge in self._edges.values():
             edge.producer.recover()
         self._encoded = None
-        batch, self._under_way = self._under_way, None
+        batch = self._under_way
         if batch is not None and (batch.skipped or self._has_begun(batch)):
-            self._carry_out(batch)
+            self._carry_out(batch, self._finish)
+        self._under_way = None
         self.is_whole = True
 
     def _has_begun(self, batch: _Batch) -> bool:

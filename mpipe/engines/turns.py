@@ -7,6 +7,7 @@ so does what a finaliser or a pickled item calls. It may ask `mine` instead of w
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 
@@ -20,13 +21,10 @@ class Turns:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-
-    @property
-    def mine(self) -> bool:
+        self.mine: Callable[[], bool] = cast(Any, self.lock)._is_owned
         """Whether this thread is inside of the lock."""
-        return bool(cast(Any, self.lock)._is_owned())
 
     def leave(self) -> None:
         """Let go of the lock if this thread has it."""
-        if self.mine:
+        if self.mine():
             self.lock.release()
