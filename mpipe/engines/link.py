@@ -19,7 +19,7 @@ from .turns import Turns
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 _PUMP_S = 0.01
-"""How often `check` looks at the socket, in seconds."""
+"""How often `check` looks at the socket, and how long to wait for who looks, in seconds."""
 
 log = logging.getLogger("mpipe")
 
@@ -63,18 +63,27 @@ class Link:
 
         A message stays in the socket until it was heard: an exception from outside loses none.
         """
+        lock = self.turns.lock
         if self.turns.mine():  # a signal handler in the middle of this
             return
-        with self.turns.lock:
-            try:
-                while self._open:
-                    self._hear(*control.receive(self._socket, _PEEK))
-                    control.receive(self._socket)
-            except BlockingIOError:
-                return
-            except EOFError:
-                self._open = False
-                self._settle("failed", CoordinatorDied(_DIED))
+        try:
+            if lock.acquire(timeout=_PUMP_S):  # else another thread is at it
+                with lock:
+                    lock.release()  # see Turns
+                    self._listen()
+        finally:
+            self.turns.leave()
+
+    def _listen(self) -> None:
+        try:
+            while self._open:
+                self._hear(*control.receive(self._socket, _PEEK))
+                control.receive(self._socket)
+        except BlockingIOError:
+            return
+        except EOFError:
+            self._open = False
+            self._settle("failed", CoordinatorDied(_DIED))
 
     def _hear(self, message: str, value: object) -> None:
         if message == "log":
@@ -105,7 +114,7 @@ class Link:
                 self._send("cancelled", reason)
 
     def _send(self, message: str, value: object) -> None:
-        with self.turns.lock, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
             control.send(self._socket, (message, value))
 
     def join(self) -> None:

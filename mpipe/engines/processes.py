@@ -34,7 +34,7 @@ from .reader import Reader
 from .refusal import refuse
 from .snapshot import snapshot
 from .source import Progress, Source, Wait
-from .turns import Turns
+from .turns import Turns, check_not_busy, is_busy
 
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
@@ -61,6 +61,7 @@ class ProcessesEngine:
         self._max_item_bytes = options.max_item_bytes
         self._began = time.perf_counter()
         self._owner = os.getpid()
+        self._pushing, self._looking = Turns(), Turns()
         with explained():
             self._launched = launched = launch(plan, options)
             self._finalizer = weakref.finalize(self, _abandon, launched, self._owner)
@@ -70,7 +71,6 @@ class ProcessesEngine:
             except BaseException:
                 self._finalizer()
                 raise
-        self._pushing, self._looking = Turns(), Turns()
         self._closed = self._told_closed = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
@@ -84,7 +84,9 @@ class ProcessesEngine:
         if CALLER in spec.routes.ordered:
             self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
         self._source = Source(spec, self._channels, list(self._orders(spec)))
-        self._reader = Reader(spec, self._link.check)
+        turns = self._pushing, self._looking, self._link.turns
+        self._reader = Reader(spec, self._link.check, turns)
+        self._turns = *turns, self._reader.turns
 
     def _orders(self, spec: RunSpec) -> Iterator[Progress]:
         """How far those are who see source order."""
@@ -106,8 +108,7 @@ class ProcessesEngine:
 
     def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
         self._check_owner()
-        if self._pushing.mine():
-            raise MPipeError("push() was called in the middle of a push() of the same thread")
+        check_not_busy(self._turns, "push")
         deadline, start, lock = Deadline(timeout), 0, self._pushing.lock
         try:
             while start < len(items):
@@ -260,8 +261,7 @@ class ProcessesEngine:
 
     def drain(self, timeout: float | None) -> Stats:
         self._check_owner()
-        if self._busy_here():
-            raise MPipeError("drain() was called in the middle of another call of the same thread")
+        check_not_busy(self._turns, "drain")
         deadline, unread = Deadline(timeout), Deadline(_UNREAD_S)
         self._link.pump()
         while self._link.outcome is None:
@@ -292,7 +292,7 @@ class ProcessesEngine:
         if not self.mine:
             return
         self._link.stop(reason)
-        if not self._busy_here():  # else what this thread is in the middle of ends by itself
+        if not is_busy(self._turns):  # else what this thread is in the middle of ends by itself
             with contextlib.suppress(Exception):  # what comes next raises the run's failure
                 self._end()
 
@@ -332,11 +332,6 @@ class ProcessesEngine:
                 f"this run belongs to process {self._owner}; one that was forked from it can only "
                 f"look at its stats()"
             )
-
-    def _busy_here(self) -> bool:
-        """Whether a signal handler, or a finaliser, asks in the middle of a call of its thread."""
-        turns = (self._pushing, self._reader.turns, self._looking, self._link.turns)
-        return any(turn.mine() for turn in turns)
 
 
 def _full(targets: Sequence[str], left: int, items: int) -> str:

@@ -10,11 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from ..errors import MPipeError
 from ..runtime.spec import RunSpec
 from ..stats import DeadLetter
 from .inbox import Frame, Inbox
-from .turns import Turns
+from .turns import Turns, check_not_busy
 
 _MAX_LETTERS = 10_000
 """Dead letters kept for a caller that does not read them; then the stages that make them wait."""
@@ -23,11 +22,15 @@ _MAX_LETTERS = 10_000
 class Reader:
     """Reads until `close`; what it has read by then can still be taken.
 
-    `check` raises what ended the run, if it ended without all results.
+    `check` raises what ended the run, if it ended without all results. A signal handler must not
+    wait for results while its thread is in the middle of this, or of one of the `others_turns`.
     """
 
-    def __init__(self, spec: RunSpec, check: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: RunSpec, check: Callable[[], None], others_turns: Sequence[Turns]
+    ) -> None:
         self.turns = Turns()
+        self._all_turns = *others_turns, self.turns
         self._check = check
         self._results = Inbox(spec.results) if spec.results else None
         self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
@@ -45,8 +48,7 @@ class Reader:
         self._thread = threading.get_ident()
         try:
             while True:
-                if self.turns.mine():
-                    raise MPipeError("results() was called in the middle of reading results")
+                check_not_busy(self._all_turns, "results")
                 with self.turns.lock:
                     if not self._closed:
                         inbox.load()

@@ -7,8 +7,10 @@ so does what a finaliser or a pickled item calls. It may ask `mine` instead of w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
+
+from ..errors import MPipeError
 
 
 class Turns:
@@ -28,3 +30,15 @@ class Turns:
         """Let go of the lock if this thread has it."""
         if self.mine():
             self.lock.release()
+
+
+def is_busy(turns: Iterable[Turns]) -> bool:
+    """Whether a signal handler, or a finaliser, asks in the middle of a call of its thread."""
+    return any(turn.mine() for turn in turns)
+
+
+def check_not_busy(turns: Iterable[Turns], call: str) -> None:
+    """Refuse to wait there: others may wait for what this thread is in the middle of."""
+    for turn in turns:
+        if turn.mine():
+            raise MPipeError(f"{call}() was called in the middle of another call of its thread")
