@@ -41,7 +41,7 @@ class Words:
         """Words that only their owner reads."""
         for seat in range(setup.producers):
             start = layout.producer(seat)
-            noted = ["intent", "published", "dropped", "returning", "base", "base of"]
+            noted = ["intent", "published", "dropped", "returning", "base", "base of", "carrier"]
             hand = [f"hand {index}" for index in range(layout.hand_words)]
             self._own(seat, start, noted, private=True)
             self._own(seat, start + HAND, hand, private=False)

@@ -421,3 +421,36 @@ def test_an_overwritten_frame_is_an_error_and_never_handed_on() -> None:
         pipe.slot(consumer.token & SLOT_MASK)[16] ^= 1
         with pytest.raises(MPipeError, match="corrupted frame"):
             consumer.claim()
+
+
+def memory_bytes(pipe: Channel) -> int:
+    """What the channel's file takes, as the kernel has it."""
+    return os.fstat(pipe.fds.file).st_blocks * 512
+
+
+def test_large_payloads_go_where_others_were_before_them() -> None:
+    """To get new pages takes as long as to fill them."""
+    with channel(1000, buffer_bytes=16 << 20) as pipe:
+        producer, consumer = Producer(pipe, 0), Consumer(pipe, 0)
+        large = bytes(900_000)
+        for _ in range(40):
+            send_all(producer, [large])
+            assert receive(consumer) == [large]
+        once = memory_bytes(pipe)
+        assert once < 22 << 20, "a slot in each share of the credits that a frame takes"
+        for _ in range(200):
+            send_all(producer, [large])
+            receive(consumer)
+        assert memory_bytes(pipe) < 1.3 * once
+
+
+def test_memory_that_large_payloads_leave_behind_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpipe.transport.consumer.RETAINED_BYTES", 1 << 20)
+    with channel(500, buffer_bytes=4 << 20) as pipe:
+        producer, consumer = Producer(pipe, 0), Consumer(pipe, 0)
+        for size in range(70_000, 1_000_000, 7_000):
+            send_all(producer, [bytes(size)])
+            receive(consumer)
+            assert memory_bytes(pipe) < 7 << 20

@@ -87,6 +87,16 @@ def edited(end: type, *edits: tuple[str, str]) -> Any:
     return namespace[end.__name__]
 
 
+WITH_RIDERS = [setup for setup in CONFIGURATIONS if setup.credits > 1 and setup.producers < 3]
+
+
+@pytest.mark.parametrize("setup", WITH_RIDERS, ids=name)
+def test_any_of_its_credits_may_carry_a_frame(setup: Setup) -> None:
+    explorer = Explorer(replace(setup, producer=edited(Producer, *LAST_CARRIES)))
+    explorer.run()
+    assert explorer.ends
+
+
 class Fault(NamedTuple):
     end: str
     what: str
@@ -105,9 +115,13 @@ LOOK_AGAIN = "return words[slot] == plain(token)"
 COMMIT_RIDERS = "commit(words, riders)"
 PUT_FRAME = 'self.channel.ready.put(token.to_bytes(8, "little"))'
 SAY_INTENT = "words[block + INTENT] = words[block + PUBLISHED] + payload.items + 1"
-CLEAR_RIDERS = "words[first + 1 : self._end] = self._zeros[: self._end - first - 1]"
-CLEAR_HAND = "words[first : self._end] = self._zeros[: self._end - first]"
-GIVE_BACK = "else:\n            self._give_back(held)"
+NOTE_CARRIER = "words[block + CARRIER] = carrier"
+CLEAR_HAND = "words[self._hand : self._end] = self._zeros[: self._end - self._hand]"
+GIVE_BACK = "else:\n            self._give_back("
+LAST_CARRIES = (
+    ("if size < SLOT_BYTES:", "if size < 0:"),
+    (", key=lambda index: words[touched + (words[index] & SLOT_MASK)]", ""),
+)
 RETURN_CREDITS = "self._return_credits(words[block + SPARE], riders)"
 NOTE_CREDITED = "words[block + CREDITED] = token"
 MAKE_SPARE = "words[block + SPARE] = token"
@@ -147,7 +161,7 @@ FAULTS = [
         "a replacement keeps credits without input",
         Setup(producers=2, crashes=1, slow=True),
         "deadlock: producer 0, producer 1, consumer 0",
-        (GIVE_BACK, "elif held:\n            return"),
+        (GIVE_BACK, f"elif words[self._hand]:\n            return\n        {GIVE_BACK}"),
     ),
     fault(
         "producer",
@@ -181,17 +195,18 @@ FAULTS = [
     ),
     fault(
         "producer",
-        "the first token is cleared before the riders",
-        Setup(consumers=2, credits=2, items=2, batch=2, crashes=1),
-        "consumer 0 fails",
-        (CLEAR_RIDERS, f"words[first] = 0; {CLEAR_RIDERS}"),
+        "which credit carries the frame is not noted",
+        Setup(credits=2, items=2, batch=2, crashes=1),
+        "in hand is read by another process",
+        *LAST_CARRIES,
+        (NOTE_CARRIER, "pass"),
     ),
     fault(
         "producer",
         "a frame in doubt is put with the same attempt",
         Setup(crashes=1),
         "two own slot 0",
-        ("words[first] += ATTEMPT_ONE", "pass"),
+        ("words[carrier] += ATTEMPT_ONE", "pass"),
     ),
     fault(
         "producer",
@@ -212,7 +227,7 @@ FAULTS = [
         "that credits are verified is still said when they are gone",
         Setup(crashes=2),
         "returning is left behind",
-        (GIVE_BACK, "elif held:\n            self._give_back(held)"),
+        (GIVE_BACK, "elif any(words[self._hand : self._end]):\n            self._give_back("),
     ),
     fault(
         "consumer",

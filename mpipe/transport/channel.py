@@ -73,6 +73,7 @@ class Channel:
     """One process's mapping of a channel. Payload memory is mapped only when it is used."""
 
     def __init__(self, fds: ChannelFds) -> None:
+        self.fds = fds
         self.layout = fds.layout
         self._words = memory.map_shared(fds.file, fds.layout.words_bytes)
         self.words = memory.words(self._words)

@@ -35,7 +35,7 @@ from .token import (
 )
 
 RETAINED_BYTES = 1 << 26
-"""Memory that a channel's spills may keep while they are unused, in bytes."""
+"""Memory that a channel's spills may keep beside what its buffer may hold, in bytes."""
 
 ZERO_COPY_BYTES = 1 << 16
 """Payloads from this size on are mapped rather than copied when they hold arrays."""
@@ -55,8 +55,7 @@ class Consumer:
         self._recovering = False
         self._header: frame.Header | None = None
         self._mapping: mmap.mmap | None = None
-        retained = min(RETAINED_BYTES, channel.layout.buffer_bytes)
-        self._keep = retained // channel.layout.slots // PAGE * PAGE
+        self._most_touched = channel.layout.buffer_bytes + RETAINED_BYTES
 
     @property
     def token(self) -> int:
@@ -131,12 +130,19 @@ class Consumer:
         if self._mapping is not None:
             _let_go(self._mapping)
             self._mapping = None
-        if header is not None and header.spilled and header.payload_bytes > self._keep:
-            excess = header.payload_bytes - self._keep
-            self.channel.spills.discard(token & SLOT_MASK, self._keep, excess)
+        if header is not None and header.spilled:
+            self._limit_spills(token & SLOT_MASK)
         self._header = None
         words[block + SPARE] = token
         words[block + IN_HAND] = 0
+
+    def _limit_spills(self, slot: int) -> None:
+        """Give the memory of the slot's spill back, if all that spills keep is too much."""
+        layout, words = self.channel.layout, self._words
+        touched = layout.touched(0)
+        if sum(words[touched : touched + layout.slots].tolist()) > self._most_touched:
+            self.channel.spills.discard(slot, words[touched + slot])
+            words[touched + slot] = 0
 
     def report_service(self, mean_ns: int) -> None:
         """Tell the producers the mean service time of an item, in nanoseconds."""

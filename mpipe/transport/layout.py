@@ -1,6 +1,7 @@
 """Where everything lies in a channel's shared-memory file; offsets only, no behaviour.
 
     words   | current token of each slot                    written by whoever owns the slot
+            | how many bytes of each slot's spill may be in memory              by the same
             | one block per consumer seat: in hand, spare, credited, ...         by that seat
             | one block per producer seat: intent, published, dropped, hand      by that seat
     slots   | SLOT_BYTES each: header, riders, payload if it fits
@@ -28,8 +29,8 @@ IN_HAND, SPARE, CREDITED, RETURNED, RETURN_ATTEMPT, SERVICE_NS = range(6)
 CONSUMER_WORDS = 8
 
 # Words of a producer's block; the hand follows.
-INTENT, PUBLISHED, DROPPED, RETURNING, BASE, BASE_OF = range(6)
-HAND = 6
+INTENT, PUBLISHED, DROPPED, RETURNING, BASE, BASE_OF, CARRIER = range(7)
+HAND = 7
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,13 @@ class ChannelLayout:
     def hand_words(self) -> int:
         return min(self.credits, MAX_FRAME_CREDITS)
 
+    def touched(self, slot: int) -> int:
+        """Index of the word that says how much of a slot's spill may be in memory, in bytes."""
+        return self.slots + slot
+
     def consumer(self, seat: int) -> int:
         """Index of the first word of a consumer's block."""
-        return self.slots + seat * CONSUMER_WORDS
+        return 2 * self.slots + seat * CONSUMER_WORDS
 
     def producer(self, seat: int) -> int:
         """Index of the first word of a producer's block."""

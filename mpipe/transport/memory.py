@@ -91,9 +91,9 @@ class Area:
         """A private view of the first `size` bytes of a part: stores stay in this process."""
         return map_private(self._fd, size, self._offset + index * self._part_bytes)
 
-    def discard(self, index: int, start: int, size: int) -> None:
-        """Give back the pages of a part from `start` (a multiple of pages) on."""
-        offset = index * self._part_bytes + start
+    def discard(self, index: int, size: int) -> None:
+        """Give back the pages of the first `size` bytes (whole pages) of a part."""
+        offset = index * self._part_bytes
         if self._map_whole() is None or self._whole is None:
             map_shared(self._fd, size, self._offset + offset).madvise(mmap.MADV_REMOVE)
         else:

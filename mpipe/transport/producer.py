@@ -2,12 +2,12 @@
 
 `acquire` moves credits from the free pipe into the hand. `publish`, in order:
 
-    1. write the frame into the slot of the first credit
-    2. intent = items published after this frame, plus 1
-    3. give the riders, then the first token, their next serial in the table: the commit point
-    4. put the first token to the ready pipe
+    1. write the frame into the slot of one of the credits, the carrier; the others are its riders
+    2. carrier = its place in the hand; intent = items published after this frame, plus 1
+    3. give the riders, then the carrier, their next serial in the table: the commit point
+    4. put the carrier to the ready pipe
     5. published = intent - 1
-    6. clear the riders' words, then the first one
+    6. clear the hand
     7. intent = 0
 
 Invariant: a slot's token is in one pipe or one hand, or rides in a frame, and only who holds it
@@ -21,7 +21,19 @@ import time
 from ..policy.batching import credits_for, items_for
 from . import frame
 from .channel import Channel
-from .layout import BASE, BASE_OF, DROPPED, HAND, INTENT, PUBLISHED, RETURNING, SERVICE_NS
+from .layout import (
+    BASE,
+    BASE_OF,
+    CARRIER,
+    DROPPED,
+    HAND,
+    INTENT,
+    PAGE,
+    PUBLISHED,
+    RETURNING,
+    SERVICE_NS,
+    SLOT_BYTES,
+)
 from .token import (
     ATTEMPT_ONE,
     SERIAL_ONE,
@@ -161,32 +173,55 @@ class Producer:
     def publish(self, payload: frame.Payload, tag: frame.Tag) -> None:
         """Send a frame in exchange for all credits in the hand, which must cover its items."""
         words, block = self._words, self._block
-        first = self._hand
-        while not words[first]:
-            first += 1
-        token = words[first] + SERIAL_ONE
+        carrier = self._choose_carrier(payload.size)
+        token = words[carrier] + SERIAL_ONE
         slot = token & SLOT_MASK
-        riders = successors(load(words, first + 1, self._end))
+        riders = successors(self._others(carrier))
         frame.write(
             self.channel.slot(slot),
-            lambda: self.channel.spills.part(slot, payload.size),
+            lambda: self._spill(slot, payload.size),
             token,
             payload,
             to_bytes(riders),
             tag,
         )
+        words[block + CARRIER] = carrier
         words[block + INTENT] = words[block + PUBLISHED] + payload.items + 1
         commit(words, riders)
         words[slot] = token
         self.channel.ready.put(token.to_bytes(8, "little"))
-        self._settle(first)
+        self._settle()
 
-    def _settle(self, first: int) -> None:
-        """Steps 5 to 7; `first` is the index of the first token's word."""
+    def _choose_carrier(self, size: int) -> int:
+        """Index of the credit whose slot is to carry a payload of `size` bytes.
+
+        A large one goes where most memory is there already: to get new pages takes as long as to
+        fill them.
+        """
+        words, touched = self._words, self.channel.layout.touched(0)
+        if size < SLOT_BYTES:
+            carrier = self._hand
+            while not words[carrier]:
+                carrier += 1
+            return carrier
+        held = [index for index in range(self._hand, self._end) if words[index]]
+        return max(held, key=lambda index: words[touched + (words[index] & SLOT_MASK)])
+
+    def _others(self, carrier: int) -> list[int]:
+        """The credits in hand but the carrier."""
+        words, end = self._words, self._end
+        return load(words, self._hand, carrier) + load(words, carrier + 1, end)
+
+    def _spill(self, slot: int, size: int) -> memoryview:
+        touched = self.channel.layout.touched(slot)
+        self._words[touched] = max(self._words[touched], -(-size // PAGE) * PAGE)
+        return self.channel.spills.part(slot, size)
+
+    def _settle(self) -> None:
+        """Steps 5 to 7."""
         words, block = self._words, self._block
         words[block + PUBLISHED] = words[block + INTENT] - 1
-        words[first + 1 : self._end] = self._zeros[: self._end - first - 1]
-        words[first] = 0
+        words[self._hand : self._end] = self._zeros[: self._end - self._hand]
         words[block + INTENT] = 0
         self._end = self._hand
 
@@ -196,26 +231,26 @@ class Producer:
         """Finish a publication that was under way, and give back credits without a frame."""
         words, block = self._words, self._block
         self._end = self._hand_end
-        held = [index for index in range(self._hand, self._end) if words[index]]
         if words[block + INTENT]:
-            if held:
-                self._finish_publication(held)
-            self._settle(held[0] if held else self._hand)
+            carrier = words[block + CARRIER]
+            if words[carrier]:
+                self._finish_publication(carrier)
+            self._settle()
         else:
-            self._give_back(held)
+            self._give_back([index for index in range(self._hand, self._end) if words[index]])
         self._end = self._hand
 
-    def _finish_publication(self, held: list[int]) -> None:
-        words, first = self._words, held[0]
-        token = plain(words[first]) + SERIAL_ONE
+    def _finish_publication(self, carrier: int) -> None:
+        words = self._words
+        token = plain(words[carrier]) + SERIAL_ONE
         slot = token & SLOT_MASK
-        if words[slot] == plain(words[first]):  # not committed yet
-            commit(words, [words[index] + SERIAL_ONE for index in held[1:]])
+        if words[slot] == plain(words[carrier]):  # not committed yet
+            commit(words, successors(self._others(carrier)))
             words[slot] = token
             self.channel.ready.put(to_bytes([token]))
         elif words[slot] == token:  # committed; whether it was put is in doubt
-            words[first] += ATTEMPT_ONE
-            self.channel.ready.put(to_bytes([token | attempt(words[first])]))
+            words[carrier] += ATTEMPT_ONE
+            self.channel.ready.put(to_bytes([token | attempt(words[carrier])]))
 
     def _give_back(self, held: list[int]) -> None:
         """Put verified credits back to the free pipe, one by one.
