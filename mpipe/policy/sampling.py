@@ -11,7 +11,7 @@ from __future__ import annotations
 SINGLE_NS = 20_000
 """Service time from which on each item is timed, in nanoseconds."""
 
-MOST_ITEMS = 32
+MOST_ITEMS = 256
 """Most items timed together."""
 
 

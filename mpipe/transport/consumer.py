@@ -29,6 +29,7 @@ from .token import (
     SLOT_MASK,
     attempt,
     commit,
+    from_bytes,
     plain,
     successors,
     to_bytes,
@@ -91,14 +92,13 @@ class Consumer:
         self._header = header
         return header
 
-    def _return_credits(self, spare: int, riders: list[int]) -> None:
+    def _return_credits(self, spare: int, riders: bytes) -> None:
         if self._recovering:
-            self._return_doubtful([spare, *riders])
+            self._return_doubtful([spare, *from_bytes(riders)])
             return
-        first, others = spare + SERIAL_ONE, successors(riders)
-        commit(self._words, [first])
-        commit(self._words, others)
-        self.channel.free.put(to_bytes([first]) + to_bytes(others))
+        credits = successors(spare.to_bytes(8, "little") + riders)
+        commit(self._words, credits)
+        self.channel.free.put(credits)
 
     @property
     def header(self) -> frame.Header:

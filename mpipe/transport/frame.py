@@ -19,7 +19,6 @@ from zlib import crc32
 from ..errors import ItemError, MPipeError
 from ..policy.reorder import Place
 from .layout import SLOT_BYTES
-from .token import from_bytes
 
 OUT_OF_BAND_BYTES = 1 << 12
 """Buffers from this size on are copied once, straight into the slot, not through the pickle."""
@@ -171,18 +170,21 @@ def write(
     tag: Tag,
 ) -> None:
     """Write a frame; `spill()` gives the memory for a payload that does not fit `slot`."""
-    start = HEADER_BYTES + 8 * len(tag.path) + len(riders)
+    path = array("Q", tag.path).tobytes() if tag.path else b""
+    start = HEADER_BYTES + len(path) + len(riders)
     spilled = start + payload.size + 64 > SLOT_BYTES
-    head = Header(
+    head = _HEADER.pack(
         payload.items,
         len(riders) // 8,
         len(payload.buffers),
         len(payload.data),
         payload.size,
         spilled,
-        tag,
-    ).pack()
-    slot[:start] = _CHECKSUM.pack(_checksum(token, head, riders)) + head + riders
+        len(path) // 8,
+        *tag[:6],
+    )
+    head += path + riders
+    slot[:start] = _CHECKSUM.pack(_checksum(token, head)) + head
     target = spill() if spilled else slot[_aligned(start) :]
     offset = 0
     if payload.buffers:
@@ -196,16 +198,16 @@ def write(
         offset += _aligned(raw.nbytes)
 
 
-def read_header(slot: memoryview, token: int) -> tuple[Header, list[int]]:
+def read_header(slot: memoryview, token: int) -> tuple[Header, bytes]:
     """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
     header = Header.unpack(slot[_CHECKSUM.size :])
     start = _CHECKSUM.size + header.packed_bytes
-    riders = bytes(slot[start : start + 8 * header.riders])
-    if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, slot[_CHECKSUM.size : start], riders):
+    head = slot[_CHECKSUM.size : start + 8 * header.riders]
+    if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, head):
         raise MPipeError(
             f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten"
         )
-    return header, from_bytes(riders)
+    return header, bytes(slot[start : start + 8 * header.riders])
 
 
 def read_items(header: Header, memory: memoryview) -> list[Any]:
@@ -233,8 +235,8 @@ def payload_offset(header: Header) -> int:
     return _aligned(_CHECKSUM.size + header.packed_bytes + 8 * header.riders)
 
 
-def _checksum(token: int, head: bytes | memoryview, riders: bytes) -> int:
-    return crc32(riders, crc32(head, (token ^ token >> 24) & 0xFFFFFFFF))
+def _checksum(token: int, head: bytes | memoryview) -> int:
+    return crc32(head, (token ^ token >> 24) & 0xFFFFFFFF)
 
 
 def _pickle_offset(buffers: int) -> int:

@@ -41,7 +41,7 @@ from .token import (
     any_attempt,
     attempt,
     commit,
-    load,
+    held,
     plain,
     successors,
     to_bytes,
@@ -110,24 +110,24 @@ class Producer:
         """
         price = credits_for(items, size, self._unit, self._credit_bytes)
         price = min(price, self.channel.layout.hand_words)
-        held = len(load(self._words, self._hand, self._end)) if self._end > self._hand else 0
-        pipe = self.channel.free
-        while want := min(price - held, self._hand_end - self._end):
-            take = pipe.wait_take if wait and not held else pipe.take
+        words, pipe = self._words, self.channel.free
+        have = len(held(words, self._hand, self._end)) // 8 if self._end > self._hand else 0
+        while want := min(price - have, self._hand_end - self._end):
+            take = pipe.wait_take if wait and not have else pipe.take
             got = take(self._end, want) if want > 0 else 0
             if not got:
                 break
             self._end += got
-            if any_attempt(load(self._words, self._end - got, self._end)):
+            if any_attempt(held(words, self._end - got, self._end)):
                 got -= self._drop_doubles()
-            held += got
-            if held:
+            have += got
+            if have:
                 break
             self._end = self._hand
-        if held >= price:
-            return min(items, held * self._unit)
-        got = items_for(held, items, size, self._unit, self._credit_bytes)
-        if held and not got and not self.channel.ready.waiting():
+        if have >= price:
+            return min(items, have * self._unit)
+        got = items_for(have, items, size, self._unit, self._credit_bytes)
+        if have and not got and not self.channel.ready.waiting():
             return 1  # when nothing waits, whoever holds the rest may wait for ours
         return got
 
@@ -162,8 +162,8 @@ class Producer:
     def give_back(self) -> None:
         """Return the credits in hand."""
         words = self._words
-        if held := [index for index in range(self._hand, self._end) if words[index]]:
-            self._give_back(held)
+        if full := [index for index in range(self._hand, self._end) if words[index]]:
+            self._give_back(full)
         self._end = self._hand
 
     def consumers_are_busy(self) -> bool:
@@ -182,7 +182,7 @@ class Producer:
             lambda: self._spill(slot, payload.size),
             token,
             payload,
-            to_bytes(riders),
+            riders,
             tag,
         )
         words[block + CARRIER] = carrier
@@ -204,13 +204,13 @@ class Producer:
             while not words[carrier]:
                 carrier += 1
             return carrier
-        held = [index for index in range(self._hand, self._end) if words[index]]
-        return max(held, key=lambda index: words[touched + (words[index] & SLOT_MASK)])
+        full = [index for index in range(self._hand, self._end) if words[index]]
+        return max(full, key=lambda index: words[touched + (words[index] & SLOT_MASK)])
 
-    def _others(self, carrier: int) -> list[int]:
+    def _others(self, carrier: int) -> bytes:
         """The credits in hand but the carrier."""
         words, end = self._words, self._end
-        return load(words, self._hand, carrier) + load(words, carrier + 1, end)
+        return held(words, self._hand, carrier) + held(words, carrier + 1, end)
 
     def _spill(self, slot: int, size: int) -> memoryview:
         touched = self.channel.layout.touched(slot)
@@ -252,8 +252,8 @@ class Producer:
             words[carrier] += ATTEMPT_ONE
             self.channel.ready.put(to_bytes([token | attempt(words[carrier])]))
 
-    def _give_back(self, held: list[int]) -> None:
-        """Put verified credits back to the free pipe, one by one.
+    def _give_back(self, full: list[int]) -> None:
+        """Put verified credits, in the words `full`, back to the free pipe, one by one.
 
         Even if there are none any more, as `returning` may be left of one who died in here: it
         must not stand when other tokens are taken, which are not verified.
@@ -262,7 +262,7 @@ class Producer:
         if not words[block + RETURNING]:
             self._drop_doubles()
             words[block + RETURNING] = 1
-        for index in held:
+        for index in full:
             old = words[index]
             if not old:
                 continue

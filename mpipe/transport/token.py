@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from functools import lru_cache
+
+from .layout import MAX_CREDITS
 
 SLOT_MASK = (1 << 16) - 1
 ATTEMPT_ONE = 1 << 16
 ATTEMPT_MASK = 0xFF << 16
 SERIAL_ONE = 1 << 24
+
+_EMPTY = bytes(8)
 
 END = SERIAL_ONE | SLOT_MASK
 """Says that no more frames come; owns no slot."""
@@ -38,32 +43,46 @@ def attempt(token: int) -> int:
     return token & ATTEMPT_MASK
 
 
-def load(words: memoryview, start: int, end: int) -> list[int]:
+# Several tokens are bytes, as they go through pipes and ride in frames. What is done to all of them
+# is done to one long number: a loop would take longer than all the rest of a frame's way.
+
+
+def held(words: memoryview, start: int, end: int) -> bytes:
     """The tokens in the words from `start` to `end`, without the empty words."""
-    return [token for token in words[start:end].tolist() if token]
+    tokens = bytes(words[start:end])
+    if _EMPTY in tokens:
+        tokens = to_bytes(filter(None, from_bytes(tokens)))
+    return tokens
 
 
-def from_bytes(data: bytes) -> list[int]:
-    """Tokens as `to_bytes` made them."""
-    return array("Q", data).tolist()
+def from_bytes(tokens: bytes) -> array[int]:
+    """Tokens one by one."""
+    return array("Q", tokens)
 
 
 def to_bytes(tokens: Iterable[int]) -> bytes:
-    """Tokens as they go through a pipe."""
+    """Several tokens as one."""
     return array("Q", tokens).tobytes()
 
 
-def any_attempt(tokens: Iterable[int]) -> bool:
+def any_attempt(tokens: bytes) -> bool:
     """Whether some token has an attempt above 0."""
-    return any(token & ATTEMPT_MASK for token in tokens)
+    return int.from_bytes(tokens, "little") & _in_each(ATTEMPT_MASK, len(tokens)) != 0
 
 
-def successors(tokens: Iterable[int]) -> list[int]:
+def successors(tokens: bytes) -> bytes:
     """The tokens with their next serial."""
-    return [token + SERIAL_ONE for token in tokens]
+    size = len(tokens)
+    return (int.from_bytes(tokens, "little") + _in_each(SERIAL_ONE, size)).to_bytes(size, "little")
 
 
-def commit(words: memoryview, tokens: Iterable[int]) -> None:
+def commit(words: memoryview, tokens: bytes) -> None:
     """Store tokens as the current ones of their slots, in the table at the start of `words`."""
-    for token in tokens:
+    for token in from_bytes(tokens):
         words[token & SLOT_MASK] = token
+
+
+@lru_cache(MAX_CREDITS)
+def _in_each(word: int, size: int) -> int:
+    """The long number of `size` bytes whose every word is `word`."""
+    return int.from_bytes(word.to_bytes(8, "little") * (size // 8), "little")
