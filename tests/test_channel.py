@@ -16,7 +16,7 @@ import pytest
 from mpipe.errors import MPipeError
 from mpipe.transport.channel import Channel, create_channel
 from mpipe.transport.consumer import Consumer
-from mpipe.transport.frame import Tag, encode
+from mpipe.transport.frame import HEADER_BYTES, Tag, encode
 from mpipe.transport.layout import CREDITED, HAND, ChannelLayout
 from mpipe.transport.producer import Producer
 from mpipe.transport.token import SLOT_MASK, plain
@@ -413,14 +413,21 @@ def test_a_credit_returned_twice_is_used_once() -> None:
         assert pipe.words[pipe.layout.producer(1) + HAND] & SLOT_MASK != token & SLOT_MASK
 
 
-def test_an_overwritten_frame_is_an_error_and_never_handed_on() -> None:
-    with channel(2) as pipe:
-        send(Producer(pipe, 0), ["x"])
-        consumer = Consumer(pipe, 0)
+def test_whichever_bit_of_a_frame_s_head_is_wrong_it_is_an_error_and_never_handed_on() -> None:
+    with channel(4) as pipe:
+        producer, consumer = Producer(pipe, 0), Consumer(pipe, 0)
+        assert producer.acquire(3) == 3
+        tag = Tag(1, 2, 3, 4, 0, 5, (6, 7, 8))
+        producer.publish(encode(["x", "y", "z"], 1000), tag)
         consumer.take()
-        pipe.slot(consumer.token & SLOT_MASK)[16] ^= 1
-        with pytest.raises(MPipeError, match="corrupted frame"):
-            consumer.claim()
+        head = pipe.slot(consumer.token & SLOT_MASK)[: HEADER_BYTES + 8 * (len(tag.path) + 2)]
+        for bit in range(8 * len(head)):
+            head[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(MPipeError, match="corrupted frame"):
+                consumer.claim()
+            head[bit // 8] ^= 1 << bit % 8
+        consumer.claim()
+        assert consumer.load() == ["x", "y", "z"]
 
 
 def memory_bytes(pipe: Channel) -> int:

@@ -11,6 +11,8 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -154,6 +156,46 @@ def test_a_fork_that_fails_for_a_while_delays_the_run() -> None:
     """
     with coordinator_with(code):
         assert list(mpipe.imap(square, range(5), workers=2)) == [0, 1, 4, 9, 16]
+
+
+FEW_FORKS = """
+    import errno, os
+    from mpipe.runtime import coordinator
+    coordinator._SCARCITY_S = 1.0
+    fork, calls = os.fork, []
+    def failing():
+        calls.append(0)
+        if 2 < len(calls) <= {until}:
+            raise BlockingIOError(errno.EAGAIN, "no more processes")
+        return fork()
+    os.fork = failing
+"""
+
+
+def dies_once(flag: Path, x: int) -> int:
+    if x == 30 and not flag.exists():
+        flag.touch()
+        os._exit(1)
+    return x
+
+
+def test_a_replacement_that_cannot_be_started_for_a_while_delays_the_run(tmp_path: Path) -> None:
+    work = partial(dies_once, tmp_path / "died")
+    with coordinator_with(FEW_FORKS.format(until=5)):
+        outputs = mpipe.Pipeline().add_map("work", work, workers=2).run(range(200))
+        assert sorted(outputs) == list(range(200))
+    assert outputs.stats().stages["work"].restarts == 1
+
+
+def test_a_replacement_that_can_never_be_started_fails_the_run_with_the_reason(
+    tmp_path: Path,
+) -> None:
+    work = partial(dies_once, tmp_path / "died")
+    reason = r"stage 'work' \(worker \d\) cannot be started: .*no more processes.*ulimit -u"
+    with coordinator_with(FEW_FORKS.format(until=10**9)):
+        outputs = mpipe.Pipeline().add_map("work", work, workers=2).run(range(200))
+        with pytest.raises(mpipe.MPipeError, match=reason):
+            list(outputs)
 
 
 @pytest.mark.parametrize("name", ["os.fork", "os.pidfd_open"])

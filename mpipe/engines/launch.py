@@ -69,7 +69,7 @@ class Launched:
         """
         with contextlib.suppress(OSError):
             self.control.shutdown(socket.SHUT_RDWR)
-        self.control.close()
+            self.control.close()
         _close_each(self._to_close)
         join(self.coordinator)
         self.released = True

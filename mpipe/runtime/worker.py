@@ -38,6 +38,7 @@ from .account import Account
 from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
 from .emitter import Edge, Emitter, part_of
+from .forks import disown
 from .functions import load_function
 from .gate import WorkerGate
 from .intake import Direct, Intake, Work
@@ -96,6 +97,11 @@ class Worker:
         can_give_up = self._options.on_error != "raise"
         shared, seat = SharedGate(fds), self._counters
         return WorkerGate(shared, self._index, seat, self._emitter, reporter.outcome, can_give_up)
+
+    def words(self) -> list[memoryview]:
+        """The shared words that this process stores into."""
+        channels = [self._consumer.channel, *(producer.channel for producer in self._producers)]
+        return [self._board.words, *(channel.words for channel in channels)]
 
     def recover(self) -> None:
         """Finish what a dead worker in this seat had begun, before others wait for it."""
@@ -309,6 +315,7 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
         listen(spec.last_words, seat)
         reporter = Reporter(spec.reports, seat)
         worker = Worker(spec, seat, caution, reporter)
+        disown(worker.words(), spec.reports)
         try:
             worker.recover()
             worker.open()
