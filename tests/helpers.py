@@ -6,6 +6,9 @@ import faulthandler
 import os
 import random
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -85,3 +88,16 @@ def killing(outputs: mpipe.Outputs, *names: str) -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
+
+
+def run_program(program: str, *flags: str, **options: object) -> str:
+    """What a program prints that a fresh interpreter runs."""
+    process = subprocess.run(
+        [sys.executable, *flags, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,  # type: ignore[call-overload]
+    )
+    assert process.returncode == 0, process.stderr
+    return str(process.stdout)

@@ -15,23 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import assert_gone
+from helpers import assert_gone, run_program
 
 import mpipe
-
-
-def run_program(program: str, *flags: str, **options: object) -> str:
-    """What a program prints that a fresh interpreter runs."""
-    process = subprocess.run(
-        [sys.executable, *flags, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        **options,  # type: ignore[call-overload]
-    )
-    assert process.returncode == 0, process.stderr
-    return str(process.stdout)
-
 
 # Forks.
 

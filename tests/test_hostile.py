@@ -17,22 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import assert_gone, tree, wait_until
+from helpers import assert_gone, run_program, tree, wait_until
 
 import mpipe
-
-
-def run_program(program: str, **options: object) -> str:
-    """What a program prints that a fresh interpreter runs."""
-    process = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        **options,  # type: ignore[call-overload]
-    )
-    assert process.returncode == 0, process.stderr
-    return str(process.stdout)
 
 
 @contextmanager
