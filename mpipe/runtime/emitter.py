@@ -218,7 +218,7 @@ def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
 
 def part_of(tag: Tag, start: int, items: int) -> Tag:
     """The tag of a part of a frame."""
-    if not tag.exact:
+    if not tag.exact or items == tag.span:
         return tag
     return tag._replace(origin=tag.origin + start, span=items)
 
