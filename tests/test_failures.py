@@ -151,7 +151,8 @@ def test_a_dead_worker_of_a_stage_with_state_fails_the_run_rather_than_lose_it()
 
 
 CALLER = """
-    import os, sys, time, mpipe
+    import os, signal, sys, time, mpipe
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
     pipeline = mpipe.Pipeline()
     pipeline.add_map("a", lambda x: (time.sleep(0.001), x)[1], workers=2)
     pipeline.add_map("b", lambda x: x, workers=2).connect("a", "b")
