@@ -59,7 +59,7 @@ class Tally:
     def __str__(self) -> str:
         return (
             f"{self.graphs:,} graphs, {self.items:,} items, {self.results:,} results, "
-            f"{self.kills:,} kills ({self.from_outside:,} from outside): {self.lost} lost, "
+            f"{self.kills:,} kills ({self.from_outside:,} from outside), {self.lost} lost, "
             f"{self.doubled} doubled, {self.leaks} leaks, {self.hangs} hangs, "
             f"{self.others} other faults"
         )
@@ -182,7 +182,10 @@ def _some_worker(outputs: mpipe.Outputs, chance: random.Random) -> Iterator[int]
     """A descriptor of a worker, if one is there; surely one of this run's, whatever has ended."""
     engine: Any = outputs._engine
     try:
-        pid = engine._board.get(chance.randrange(engine._plan.seats), counters.PID)
+        seat = chance.randrange(engine._plan.seats)
+        if engine._board.get(seat, counters.STATE) == counters.STARTING and chance.random() < 0.8:
+            return  # on a busy machine none would ever get on
+        pid = engine._board.get(seat, counters.PID)
         fd = os.pidfd_open(pid) if pid else -1
     except (ValueError, ProcessLookupError):  # the run has ended, or the worker
         return

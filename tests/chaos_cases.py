@@ -60,6 +60,7 @@ def make_case(seed: int) -> Case:
         simple.connect(*edge)
     mode = chance.choice([Mode.INSTRUCTIONS, Mode.MICROSECONDS])
     low, high = (300, 1_000) if mode is Mode.INSTRUCTIONS else (200, 1_000)
+    breaks = any(stage.breaker for stage in pipeline.graph.stages)  # a bad item takes ten tries
     bursts = any(isinstance(stage.fn, Bursts) for stage in simple.graph.stages)
     return Case(
         pipeline,
@@ -69,7 +70,7 @@ def make_case(seed: int) -> Case:
         most_items=int(_between(chance, 20, 200 if spawns or bursts else 2_000)),
         mode=mode,
         shortest=int(_between(chance, low, high)) * (10 if spawns else 1),
-        calm_s=_between(chance, 0.01, 0.3) + 10.0 * spawns,
+        calm_s=_between(chance, 0.01, 0.3) * (10 if breaks else 1) + 10.0 * spawns,
         rest_s=chance.choice([0.0, 0.0, 0.0, 0.001, 0.005]),
     )
 
@@ -100,7 +101,7 @@ def _add_stage(
         options.update(on_error=chance.choice(["skip", "dead_letter"]), retries=salt % 2)
         if chance.random() < 0.5:  # deaths trip it all the time
             pauses = {"open_for": 0.002, "max_open_for": 0.02, "probes": chance.randint(1, 5)}
-            options["breaker"] = mpipe.CircuitBreaker(window=20, min_calls=5, **pauses)
+            options["breaker"] = mpipe.CircuitBreaker(0.5, window=20, min_calls=5, **pauses)
         pipeline.add_stage(name, Fails(salt), **options)
     else:
         pipeline.add_stage(name, Keeps, **options)

@@ -228,7 +228,7 @@ def _tracer(lines: dict[int, int], pass_by: Callable[[int], None]) -> Any:
 
 # Lives drawn by lot.
 
-_LIFE_SPREAD = 100.0
+_LIFE_SPREAD = 1000.0
 
 
 def _draw_life(table: Table, seat: int, shortest: int, seed: int) -> float:
