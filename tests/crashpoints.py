@@ -42,11 +42,12 @@ from mpipe.transport.consumer import Consumer
 
 FILES = (
     *("runtime/account.py", "runtime/apply.py", "runtime/backlog.py", "runtime/emitter.py"),
-    *("runtime/intake.py", "runtime/kernel.py", "runtime/noting.py", "runtime/ordering.py"),
-    *("runtime/position.py", "runtime/wear.py", "runtime/worker.py"),
+    *("runtime/gate.py", "runtime/intake.py", "runtime/kernel.py", "runtime/noting.py"),
+    *("runtime/ordering.py", "runtime/position.py", "runtime/wear.py", "runtime/worker.py"),
     *("transport/byvalue.py", "transport/channel.py", "transport/consumer.py"),
-    *("transport/counters.py", "transport/frame.py", "transport/gaps.py", "transport/memory.py"),
-    *("transport/pipe.py", "transport/producer.py", "transport/store.py", "transport/token.py"),
+    *("transport/counters.py", "transport/frame.py", "transport/gaps.py", "transport/gate.py"),
+    *("transport/memory.py", "transport/pipe.py", "transport/producer.py", "transport/store.py"),
+    "transport/token.py",
 )
 _STEP = re.compile(r"\] [-+]?= |\b(put|take|readv|write|madvise)\(")
 """Lines that others could notice; some match that do not, which costs only time."""
@@ -234,13 +235,13 @@ _LIFE_SPREAD = 1000.0
 def _draw_life(table: Table, seat: int, shortest: int, seed: int) -> float:
     """How long the next worker in a seat lives.
 
-    Its mean is of any order of magnitude from the shortest on: some lives end before the seat gets
-    on, and others are long enough for that, whatever a recovery takes.
+    Its mean is of any order of magnitude from the shortest on, lower ones more likely: many lives
+    end before the seat gets on, and some are long enough for that, whatever a recovery takes.
     """
     lives = seat * _SEAT_WORDS + _KILLS
     table.words[lives] += 1
     chance = random.Random(f"{seed}/{seat}/{table.words[lives]}")
-    return chance.expovariate(1 / shortest) * _LIFE_SPREAD ** chance.random()
+    return chance.expovariate(1 / shortest) * _LIFE_SPREAD ** (chance.random() ** 3)
 
 
 def _die_after_instructions(left: float) -> None:

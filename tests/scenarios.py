@@ -119,12 +119,31 @@ def expansion() -> mpipe.Pipeline:
 
 
 def wide() -> mpipe.Pipeline:
-    """Frames with hundreds of credits."""
-    options = {"workers": 1, "buffer_size": 4000}
+    """Frames with hundreds of credits, whose items are timed together; a few fail."""
+
+    def same(x: int) -> Any:
+        if x % 97 == 5:
+            raise ValueError("bad item")
+        return iter([x]) if x % 97 == 6 else [x]
+
+    options = {"workers": 1, "buffer_size": 4000, "on_error": "skip"}
     return pipeline(
         ("stage", "many", lambda x: range(x, x + 40).__iter__(), options),
-        ("map", "same", lambda x: x, options),
+        ("stage", "same", same, options),
     )
+
+
+def few_bytes(drop_on_full: bool) -> mpipe.Pipeline:
+    """Items that take many credits for their bytes, and more than there are."""
+    options: dict[str, Any] = {"workers": 2, "buffer_size": 6, "buffer_bytes": 60_000}
+    return pipeline(
+        ("map", "fill", lambda x: (x, bytes(x % 7 * 12_000)), options),
+        ("map", "empty", lambda item: item[0], {"drop_on_full": drop_on_full, **options}),
+    )
+
+
+def some_of_them(results: list[Any], letters: list[Any], n: int) -> bool:
+    return not letters and len(set(results)) == len(results) and set(results) <= set(range(n))
 
 
 def dropping() -> mpipe.Pipeline:
@@ -193,6 +212,26 @@ def failed_rightly(with_letters: bool) -> Callable[..., bool]:
         )
 
     return is_right
+
+
+def breaking() -> mpipe.Pipeline:
+    """A circuit breaker that failures and deaths trip all the time."""
+
+    def work(x: int) -> list[int]:
+        if x % 4 == 1:
+            raise ValueError("bad item")
+        return [x]
+
+    breaker = mpipe.CircuitBreaker(
+        window=10, min_calls=5, open_for=0.002, max_open_for=0.01, probes=2
+    )
+    options = {"workers": 2, "buffer_size": 5, "on_error": "dead_letter", "retries": 1}
+    return pipeline(("stage", "work", work, {"breaker": breaker, **options}))
+
+
+def broke_rightly(results: list[Any], letters: list[Any], n: int) -> bool:
+    bad = [x for x in range(n) if x % 4 == 1]
+    return sorted(letters) == bad and sorted([*results, *bad]) == list(range(n))
 
 
 POISON = (3, 40)
@@ -327,7 +366,7 @@ def arrays() -> mpipe.Pipeline:
     def make(x: int) -> list[Any]:
         import numpy as np
 
-        sizes = [100, 1_000, 10_000, (12 << 20) // 8 if x == 49 else 30_000]
+        sizes = [100, 1_000, 10_000, (12 << 20) // 8 if x == 51 else 30_000]
         return [(x, np.full(sizes[x % 4], x), bytes(100_000 if x % 3 == 0 else 10))]
 
     def change(item: Any) -> list[Any]:
@@ -386,10 +425,17 @@ SCENARIOS = {
             exactly(lambda x: [y for y in range(x, x + 700) if y % 50 == 0]),
             quiet=20,
         ),
-        Scenario("wide frames", wide(), exactly(lambda x: range(x, x + 40))),
+        Scenario(
+            "wide frames",
+            wide(),
+            exactly(lambda x: [y for y in range(x, x + 40) if y % 97 != 5]),
+        ),
+        Scenario("few bytes", few_bytes(drop_on_full=False), exactly(lambda x: [x])),
+        Scenario("few bytes, drop on full", few_bytes(drop_on_full=True), some_of_them),
         Scenario("drop on full", dropping(), each_at_most_once),
         Scenario("dead letters", failing("dead_letter"), failed_rightly(True)),
         Scenario("skipped items", failing("skip"), failed_rightly(False)),
+        Scenario("circuit breaker", breaking(), broke_rightly, quiet=100),
         Scenario("poison", poison(), without_poison, own_deaths=len(POISON) * POISON_DEATHS),
         Scenario("results in order", in_order(), ordered, ordered=True),
         Scenario("ordered stage", seen_in_order(drop_on_full=False), saw_all),
