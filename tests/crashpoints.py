@@ -37,8 +37,7 @@ import mpipe
 from mpipe.engines import launch
 from mpipe.runtime import blame, children
 from mpipe.runtime.spec import RunSpec
-from mpipe.transport import memory
-from mpipe.transport.consumer import Consumer
+from mpipe.transport import consumer, memory
 
 FILES = (
     *("runtime/account.py", "runtime/apply.py", "runtime/backlog.py", "runtime/emitter.py"),
@@ -166,7 +165,7 @@ class Killer:
         self._table = table
         self._start = seat * _SEAT_WORDS
         self._is_step = points().is_step
-        self._progress = points().first_of(Consumer.take)
+        self._progress = points().first_of(consumer.Consumer.take)
         self._last: int | None = None
         self._decide = (self._each_line, self._each_step)[mode]
 
@@ -273,7 +272,10 @@ def _die_after_microseconds(left: float) -> None:
 
 
 def install(path: str, mode: int, shortest: int, seed: int) -> None:
-    """Let the workers that this process makes be killed; never give up on a seat, nor wait."""
+    """Let the workers that this process makes be killed; never give up on a seat, nor wait.
+
+    Memory of large items is given back early, so that they need not be larger to see that.
+    """
     import functions  # noqa: F401  once, rather than in each worker
 
     table, run_worker = Table(path), children.run_worker
@@ -290,6 +292,7 @@ def install(path: str, mode: int, shortest: int, seed: int) -> None:
     children.run_worker = run_traced
     children._SPAWN = _installing(children._SPAWN, path, mode, shortest, seed)
     blame.MAX_SETUP_DEATHS = blame.MAX_UNEXPLAINED_DEATHS = blame._FREE_RESTARTS = 1 << 62
+    consumer.RETAINED_BYTES = 8 << 20
 
 
 def _installing(code: str, *arguments: Any) -> str:

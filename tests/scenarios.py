@@ -379,7 +379,7 @@ def arrays() -> mpipe.Pipeline:
         array, x, _ = item
         return [x] if (array == x + 1).all() else []
 
-    options = {"workers": 2, "buffer_size": 4}
+    options = {"workers": 2, "buffer_size": 4, "buffer_bytes": 1 << 20}
     return pipeline(
         ("stage", "make", make, options),
         ("stage", "change", change, options),

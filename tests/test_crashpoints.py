@@ -27,7 +27,7 @@ NOT_IN_WORKERS = r"""
     | Board\.(put|refuse|refused|close|.*coordinator_cpu.*) | idle_and_blocked
     | create_gap_pipe | GapPipe\.has_room | GateFds\.all | create_gate
     | SharedGate\.(close|stats|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
-    | create_file | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
+    | create_file | unmap | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
     | first_token | Store\.close
 """
 """Functions that the caller or the coordinator runs, or a worker only with `max_memory`."""
@@ -53,7 +53,7 @@ SELDOM = """
     runtime/kernel.py:Kernel.failed: return self._failed
     transport/producer.py:Producer.acquire: self._end = self._hand
     transport/producer.py:Producer._wait_for_credits: time.sleep(ROOM_S)
-    transport/producer.py:Producer.publish: first += 1
+    transport/producer.py:Producer._choose_carrier: carrier += 1
 """
 """Lines reached only by a rare turn of events, or by what no scenario does."""
 
