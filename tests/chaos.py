@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import psutil
@@ -32,8 +33,11 @@ from reference import assert_conserved, in_order, interpret
 import mpipe
 from mpipe.transport import counters
 
-HANG_S = 180.0
+HANG_S = 300.0
 """A run that takes longer hangs, in seconds."""
+
+MANY_TIMES = 200
+"""After so many kills and stops from outside they come half as often."""
 
 SOURCE_S = 4.0
 """How long a source gives items, in seconds, if it does not end before."""
@@ -154,11 +158,13 @@ def _check(
 
 @contextmanager
 def _disturbing(outputs: mpipe.Outputs, calm_s: float, seed: int, tally: Tally) -> Iterator[None]:
-    """Kill workers, or stop them for a while, as long as the block runs."""
+    """Kill workers, or stop them for a while, less and less often, as long as the block runs."""
     stop, chance = threading.Event(), random.Random(seed)
 
     def disturb() -> None:
-        while not stop.wait(chance.expovariate(1 / calm_s)):
+        for times in count():
+            if stop.wait(chance.expovariate(1 / calm_s) * (1 + times / MANY_TIMES)):
+                break
             for fd in _some_worker(outputs, chance):
                 with suppress(ProcessLookupError):
                     if chance.random() < 0.8:

@@ -34,7 +34,7 @@ class Case:
     shortest: int
     """Mean of the workers' shortest lives, in what `mode` says."""
     calm_s: float
-    """Mean time from one kill or stop from outside to the next, in seconds."""
+    """Mean time from one kill or stop from outside to the next, at first, in seconds."""
     rest_s: float
     """How long the source rests before each item, in seconds."""
 

@@ -229,18 +229,22 @@ def _tracer(lines: dict[int, int], pass_by: Callable[[int], None]) -> Any:
 # Lives drawn by lot.
 
 _LIFE_SPREAD = 1000.0
+_MANY_LIVES = 200
 
 
 def _draw_life(table: Table, seat: int, shortest: int, seed: int) -> float:
     """How long the next worker in a seat lives.
 
     Its mean is of any order of magnitude from the shortest on, lower ones more likely: many lives
-    end before the seat gets on, and some are long enough for that, whatever a recovery takes.
+    end before the seat gets on, and some are long enough for that, whatever a recovery takes. All
+    get longer with their number, so every run comes to its end.
     """
-    lives = seat * _SEAT_WORDS + _KILLS
-    table.words[lives] += 1
-    chance = random.Random(f"{seed}/{seat}/{table.words[lives]}")
-    return chance.expovariate(1 / shortest) * _LIFE_SPREAD ** (chance.random() ** 3)
+    word = seat * _SEAT_WORDS + _KILLS
+    table.words[word] += 1
+    lives = table.words[word]
+    chance = random.Random(f"{seed}/{seat}/{lives}")
+    mean = shortest * _LIFE_SPREAD ** (chance.random() ** 3) * (1 + lives / _MANY_LIVES)
+    return chance.expovariate(1 / mean)
 
 
 def _die_after_instructions(left: float) -> None:
