@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from ..errors import MPipeError
 from ..plan import Plan, RunOptions
@@ -67,9 +68,9 @@ class Launched:
         To be called again when an exception from outside interrupts it. A process that was forked
         meanwhile has the socket too, so closing it would tell nobody.
         """
-        with contextlib.suppress(OSError):
-            self.control.shutdown(socket.SHUT_RDWR)
-            self.control.close()
+        for end in (partial(self.control.shutdown, socket.SHUT_RDWR), self.control.close):
+            with contextlib.suppress(OSError):  # user code closed it
+                end()
         _close_each(self._to_close)
         join(self.coordinator)
         self.released = True
@@ -163,11 +164,7 @@ def _create(
         results = channel(*most, 1, len(plan.terminal_seats))
     if plan.dead_letter_seats:
         letters = channel(_LETTERS, _LETTERS_BYTES, 1, len(plan.dead_letter_seats))
-    gates: list[GateFds | None] = [None] * len(stages)
-    for i, stage in enumerate(stages):
-        if stage.breaker is not None:
-            gates[i] = gate = create_gate(plan.workers[i])
-            opened.extend(gate.all())
+    gates = tuple(_gate(plan, i, opened) for i in range(len(stages)))
     routes = find_routes(plan.graph, options.ordered_results)
     gaps = {}
     for name in routes.ordered:
@@ -185,7 +182,7 @@ def _create(
         channels,
         results,
         letters,
-        tuple(gates),
+        gates,
         board,
         stores,
         routes,
@@ -200,8 +197,19 @@ def _create(
     )
 
 
+def _gate(plan: Plan, stage: int, opened: list[int]) -> GateFds | None:
+    if plan.graph.stages[stage].breaker is None:
+        return None
+    gate = create_gate(plan.workers[stage])
+    opened.extend(gate.all())
+    return gate
+
+
 def _start_coordinator(passed: tuple[int, ...], blas_threads: int) -> subprocess.Popen[bytes]:
-    """Start it with the descriptors `passed`, the first of which is its control socket."""
+    """Start it with the descriptors `passed`, the first of which is its control socket.
+
+    All workers hash alike, spawned ones too: a replacement must see sets in the same order.
+    """
     environment = dict(os.environ)
     environment.setdefault("PYTHONHASHSEED", str(int.from_bytes(os.urandom(4), "little")))
     for name in _BLAS_THREADS:

@@ -161,10 +161,14 @@ class Producer:
 
     def give_back(self) -> None:
         """Return the credits in hand."""
-        words = self._words
-        if full := [index for index in range(self._hand, self._end) if words[index]]:
+        if full := self._full():
             self._give_back(full)
         self._end = self._hand
+
+    def _full(self) -> list[int]:
+        """Indices of the words of the hand that hold a credit."""
+        words = self._words
+        return [index for index in range(self._hand, self._end) if words[index]]
 
     def consumers_are_busy(self) -> bool:
         """Whether a frame waits for each consumer."""
@@ -204,8 +208,7 @@ class Producer:
             while not words[carrier]:
                 carrier += 1
             return carrier
-        full = [index for index in range(self._hand, self._end) if words[index]]
-        return max(full, key=lambda index: words[touched + (words[index] & SLOT_MASK)])
+        return max(self._full(), key=lambda index: words[touched + (words[index] & SLOT_MASK)])
 
     def _others(self, carrier: int) -> bytes:
         """The credits in hand but the carrier."""
@@ -237,7 +240,7 @@ class Producer:
                 self._finish_publication(carrier)
             self._settle()
         else:
-            self._give_back([index for index in range(self._hand, self._end) if words[index]])
+            self._give_back(self._full())
         self._end = self._hand
 
     def _finish_publication(self, carrier: int) -> None:
