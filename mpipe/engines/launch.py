@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -45,7 +46,7 @@ _BLAS_THREADS = (
 )
 
 _COORDINATOR = (
-    "import sys; sys.path[:] = sys.argv[2:]; "
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; "
     "from mpipe.runtime.coordinator import main; main(int(sys.argv[1]))"
 )
 
@@ -86,11 +87,18 @@ def _close_each(fds: Iterator[int]) -> None:
 
 def join(coordinator: subprocess.Popen[bytes]) -> None:
     """Wait for a coordinator that is to exit, its children reaped; kill it if it does not."""
-    try:
-        coordinator.wait(GRACE_S + _KILLING_S)
-    except subprocess.TimeoutExpired:
+    _wait_for_exit(coordinator.pid, GRACE_S + _KILLING_S)
+    if coordinator.poll() is None:
         coordinator.kill()
         coordinator.wait()
+
+
+def _wait_for_exit(pid: int, seconds: float) -> None:
+    """Wait for a child, at most so long, without reaping it; not if user code has reaped it."""
+    with contextlib.suppress(OSError), open(os.pidfd_open(pid), "rb", 0) as pidfd:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(seconds * 1000)
 
 
 def launch(plan: Plan, options: RunOptions) -> Launched:

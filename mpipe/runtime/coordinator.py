@@ -39,6 +39,7 @@ from .children import make_worker
 from .limits import Kill, Limits
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
+from .worker import leave
 
 GRACE_S = 2.0
 """How long a worker may take to tear down after SIGTERM, in seconds."""
@@ -354,6 +355,12 @@ def _reason(verdict: Verdict, record: Record) -> str:
 def main(fd: int) -> None:
     """What the coordinator's fresh interpreter runs; `fd` is its end of the control socket."""
     gc.freeze()
+    gc.enable()
+    _serve_run(fd)
+    leave(0)
+
+
+def _serve_run(fd: int) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     caller = socket.socket(fileno=fd)
