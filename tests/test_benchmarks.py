@@ -16,6 +16,7 @@ import ideal
 import peers
 import psutil
 import pytest
+import recovery
 import scale
 import tables
 import ways
@@ -243,3 +244,22 @@ def test_the_cost_of_an_item_is_what_a_run_takes_beyond_one_without_items() -> N
     row = scale.row(scale.Shape(1, 2, 10), [Sample(3.0, 2.0)], [Sample(1.0, 0.5)])
     costs = (row["start_s"], row["start_cpu_s"], row["hop_us"], row["hop_cpu_us"])
     assert [cost.median for cost in costs] == [1.0, 0.5, 1e5, 0.75e5]
+
+
+def test_recovery_is_the_time_from_each_kill_to_its_replacements_first_item() -> None:
+    deaths = recovery.see_deaths(10_000, workers=2, kills=2)
+    assert len(deaths.items) == 4
+    assert sorted(times[0] for times in deaths.items)[2:] == pytest.approx(deaths.replaced)
+    assert all(0 < seconds < recovery.CALM_S for seconds in deaths.recoveries())
+
+
+def test_the_longest_gap_is_that_of_the_workers_that_live_on() -> None:
+    lives_on, dies = [0.0, 0.9, 0.95, 1.03, 1.04, 2.0], [0.0, 0.8, 0.99]
+    deaths = recovery.Deaths([1.0], [1.02], [lives_on, dies])
+    assert deaths.longest_gaps(-0.1) == [pytest.approx(0.08)]
+    assert deaths.longest_gaps(0.0) == [pytest.approx(0.96)]
+
+
+def test_wrong_results_have_no_recovery() -> None:
+    with pytest.raises(SystemExit, match="wrong results"):
+        recovery.check([recovery.Done(1, 0, 0.0)], 2)
