@@ -19,9 +19,11 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import astuple, dataclass, field
+from itertools import count, repeat
+from multiprocessing import get_context
 from typing import Any
 
 import psutil
@@ -42,6 +44,12 @@ MANY_TIMES = 200
 SOURCE_S = 4.0
 """How long a source gives items, in seconds, if it does not end before."""
 
+REPORT_S = 10.0
+"""How often to print how it goes, in seconds."""
+
+SEEDS = 10**6
+"""From the first seed of a job to that of the next."""
+
 
 @dataclass
 class Tally:
@@ -59,6 +67,9 @@ class Tally:
     others: int = 0
     """Runs that went wrong in another way."""
     failed_seeds: list[int] = field(default_factory=list)
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __str__(self) -> str:
         return (
@@ -220,17 +231,37 @@ def run_cases(first_seed: int, seconds: float, graphs: int, report_s: float) -> 
     return tally
 
 
+def prepare() -> None:
+    """To be called once in each process that makes runs."""
+    logging.disable()  # of skipped items
+    mark_children()
+
+
+def run_jobs(jobs: int, seed: int, seconds: float, graphs: int) -> Tally:
+    """As many processes at once, each with seeds of its own; prints what they did together."""
+    seeds = range(seed, seed + jobs * SEEDS, SEEDS)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), prepare) as pool:
+        fixed = map(repeat, (seconds, graphs, REPORT_S * jobs))
+        tally = sum(pool.map(run_cases, seeds, *fixed), Tally())
+    print(f"together: {tally}")
+    return tally
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
     parser.add_argument("--seed", type=int, default=None, help="of the first run (default random)")
-    parser.add_argument("--graphs", type=int, default=sys.maxsize, help="at most so many runs")
-    options = parser.parse_args()
-    logging.disable()  # of skipped items
-    mark_children()
-    seed = random.randrange(10**6) if options.seed is None else options.seed
-    print(f"seeds from {seed} on")
-    tally = run_cases(seed, options.minutes * 60, options.graphs, report_s=10.0)
+    parser.add_argument("--graphs", type=int, default=sys.maxsize, help="at most so many runs a job")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that make runs (default 1)")
+    given = parser.parse_args()
+    seed = random.randrange(SEEDS) if given.seed is None else given.seed
+    print(f"seeds from {seed} on", flush=True)
+    seconds = given.minutes * 60
+    if given.jobs > 1:
+        tally = run_jobs(given.jobs, seed, seconds, given.graphs)
+    else:
+        prepare()
+        tally = run_cases(seed, seconds, given.graphs, REPORT_S)
     if tally.failed_seeds:
         print("failed:", *(f"scripts/chaos --graphs 1 --seed {n};" for n in tally.failed_seeds))
     sys.exit(bool(tally.failed_seeds))

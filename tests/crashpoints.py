@@ -263,6 +263,7 @@ def _die_after_instructions(left: float) -> None:
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return on_event
 
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks only now whether anybody wants them
     sys.settrace(on_call)
 
 
