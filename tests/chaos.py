@@ -251,7 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1.0, help="how long (default 1)")
     parser.add_argument("--seed", type=int, default=None, help="of the first run (default random)")
-    parser.add_argument("--graphs", type=int, default=sys.maxsize, help="at most so many runs a job")
+    parser.add_argument("--graphs", type=int, default=sys.maxsize, help="at most so many, each job")
     parser.add_argument("--jobs", type=int, default=1, help="processes that make runs (default 1)")
     given = parser.parse_args()
     seed = random.randrange(SEEDS) if given.seed is None else given.seed
