@@ -302,7 +302,7 @@ def install(path: str, mode: int, shortest: int, seed: int) -> None:
 
 def _installing(code: str, *arguments: Any) -> str:
     """The code of a fresh interpreter, with `install` behind what makes its module path."""
-    path, rest = re.fullmatch(r"(import sys; sys\.path.*?; )(.*)", code).groups()
+    path, rest = re.fullmatch(r"(.*?sys\.path.*?; )(.*)", code).groups()
     return f"{path}import crashpoints; crashpoints.install{arguments!r}; {rest}"
 
 
