@@ -20,6 +20,7 @@ import pytest
 from helpers import assert_gone, run_program, tree, wait_until
 
 import mpipe
+from mpipe.transport.channel import Channel
 
 
 @contextmanager
@@ -129,6 +130,29 @@ def test_a_frame_whose_header_was_overwritten_is_an_error_of_its_stage(
     held.let_go()
     with pytest.raises(mpipe.StageError, match=r"stage 'work' \(worker 0\).*corrupted frame"):
         run.drain(timeout=30)
+
+
+@pytest.mark.parametrize("letters", [False, True], ids=["results", "dead letters"])
+def test_what_is_overwritten_on_its_way_to_the_caller_is_an_error_that_names_its_stage(
+    letters: bool,
+) -> None:
+    def fail(x: int) -> int:
+        if letters:
+            raise ValueError(x)
+        return x
+
+    run = mpipe.Pipeline().add_map("work", fail, on_error="dead_letter").start(results=True)
+    run.push(1)
+    stage = "failed" if letters else "emitted"
+    wait_until(lambda: getattr(run.stats().stages["work"], stage) == 1)
+    spec = run._engine._launched.spec
+    with Channel(spec.dead_letters if letters else spec.results) as channel:
+        for number in range(channel.layout.slots):
+            channel.slot(number)[:8] = bytes(8)
+    what = "dead letters" if letters else "results"
+    with pytest.raises(mpipe.MPipeError, match=f"{what} of stage 'work': corrupted frame"):
+        run.drain(timeout=30)
+    run.cancel()
 
 
 # What user code may do to its worker.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from ..errors import MPipeError
 from ..transport.channel import Channel, ChannelFds
 from ..transport.consumer import Consumer
 from ..transport.frame import Header
@@ -21,12 +22,15 @@ class Frame(NamedTuple):
 
 
 class Inbox:
-    """Reads frames. Items own their memory: the slot is free before they are handed out.
+    """Reads frames of what the stages `names` send; `what` that is, for errors.
+
+    Items own their memory: the slot is free before they are handed out.
 
     An exception from outside (Ctrl-C) may come at any step: the next call carries on.
     """
 
-    def __init__(self, fds: ChannelFds) -> None:
+    def __init__(self, fds: ChannelFds, what: str, names: Sequence[str]) -> None:
+        self._what = f"{what} of stage {' or '.join(map(repr, names))}"
         self.fd = fds.ready.read_now
         self.frames: deque[Frame] = deque()
         """Those that were read; who has taken all items of one removes it."""
@@ -50,7 +54,7 @@ class Inbox:
             while (more or not frames) and not self.ended and (consumer.token or consumer.take()):
                 if consumer.token == END:
                     self.ended = True
-                elif header := consumer.claim():
+                elif header := self._claim():
                     frames.append(Frame(consumer.token, header, iter(consumer.load())))
                     consumer.release()
                     return True
@@ -58,6 +62,12 @@ class Inbox:
             consumer.recover()
             raise
         return False
+
+    def _claim(self) -> Header | None:
+        try:
+            return self._consumer.claim()
+        except MPipeError as error:
+            raise MPipeError(f"{self._what}: {error}") from error
 
     @property
     def full(self) -> bool:

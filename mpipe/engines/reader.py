@@ -32,8 +32,13 @@ class Reader:
         self.turns = Turns()
         self._all_turns = *others_turns, self.turns
         self._check = check
-        self._results = Inbox(spec.results) if spec.results else None
-        self._letters = Inbox(spec.dead_letters) if spec.dead_letters else None
+        graph = spec.plan.graph
+        letting = [stage.name for stage in graph.stages if stage.on_error == "dead_letter"]
+        self._results = self._letters = None
+        if spec.results:
+            self._results = Inbox(spec.results, "results", graph.terminals)
+        if spec.dead_letters:
+            self._letters = Inbox(spec.dead_letters, "dead letters", letting)
         self._letters_read: deque[DeadLetter] = deque()
         self._thread: int | None = None
         self._closed = False

@@ -205,7 +205,8 @@ def read_header(slot: memoryview, token: int) -> tuple[Header, bytes]:
     head = slot[_CHECKSUM.size : start + 8 * header.riders]
     if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, head):
         raise MPipeError(
-            f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten"
+            f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten; "
+            f"look for code that writes through stray pointers, such as a faulty extension"
         )
     return header, bytes(slot[start : start + 8 * header.riders])
 
