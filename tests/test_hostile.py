@@ -21,6 +21,7 @@ from helpers import assert_gone, run_program, tree, wait_until
 
 import mpipe
 from mpipe.transport.channel import Channel
+from mpipe.transport.gate import ERRORS, SUCCESSES
 
 
 @contextmanager
@@ -228,14 +229,21 @@ def test_a_process_forked_from_a_worker_changes_nothing(tmp_path: Path, ending: 
         """),
         namespace,
     )
-    outputs = mpipe.Pipeline().add_map("fork", namespace["fork"], workers=2).run(range(3000))
-    assert sorted(outputs) == list(range(3000))
-    assert outputs.stats().stages["fork"].processed == 3000
-    assert outputs.stats().stages["fork"].restarts == 0
+    options = {"workers": 2, "breaker": mpipe.CircuitBreaker()}
+    outputs = mpipe.Pipeline().add_map("fork", namespace["fork"], **options).run(range(3000))
+    assert sorted(next(outputs) for _ in range(3000)) == list(range(3000))
     child = int((tmp_path / "forked").read_text())
     if "sleep" in ending:  # of the user's own making
         os.kill(child, signal.SIGKILL)
     assert_gone([child])
+    gate = outputs._engine._gates[0]
+    calls = [
+        sum(gate.counted(seat, which, 1) for seat in range(2)) for which in (SUCCESSES, ERRORS)
+    ]
+    assert calls == [3000, 0]
+    assert list(outputs) == []
+    assert outputs.stats().stages["fork"].processed == 3000
+    assert outputs.stats().stages["fork"].restarts == 0
 
 
 def test_threads_that_a_function_leaves_behind_do_not_hold_the_end_up() -> None:

@@ -120,6 +120,11 @@ class WorkerGate:
         self._failed_in = 0  # the half-open generation in which a probe of this worker failed last
         shared.spend_permit(seat)  # a dead worker's
 
+    @property
+    def words(self) -> memoryview:
+        """The shared words that it stores into."""
+        return self._shared.words
+
     def enter(self) -> bool:
         self._state = state = self._shared.state
         return not state & NOT_CLOSED or self._may_pass(state)

@@ -101,7 +101,8 @@ class Worker:
     def words(self) -> list[memoryview]:
         """The shared words that this process stores into."""
         channels = [self._consumer.channel, *(producer.channel for producer in self._producers)]
-        return [self._board.words, *(channel.words for channel in channels)]
+        gates = [] if self._gate is None else [self._gate.words]
+        return [self._board.words, *(channel.words for channel in channels), *gates]
 
     def recover(self) -> None:
         """Finish what a dead worker in this seat had begun, before others wait for it."""

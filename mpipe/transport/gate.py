@@ -94,6 +94,11 @@ class SharedGate:
     # For anyone.
 
     @property
+    def words(self) -> memoryview:
+        """All of its words."""
+        return self._words
+
+    @property
     def state(self) -> int:
         """The generation and the flags, in one word."""
         return self._words[_STATE]
