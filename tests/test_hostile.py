@@ -182,18 +182,20 @@ def test_an_item_at_which_every_worker_closes_all_descriptors_fails_the_run_by_i
 
 def test_when_the_caller_closes_all_descriptors_its_calls_say_so_and_everything_ends() -> None:
     program = """
-        import os, psutil, mpipe
+        import os, psutil, time, mpipe
         run = mpipe.Pipeline().add_map("a", abs, workers=1).start(results=True)
         run.push(1)
         next(run.results())
         print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
         os.closerange(3, 65536)
-        for call in (lambda: run.push(*range(5000)), lambda: list(run.results()), run.drain):
+        time.sleep(0.02)
+        for call in (lambda: run.push(*range(5000)), run.drain, lambda: list(run.results())):
             try:
                 call()
-            except OSError:
-                continue
-            raise SystemExit("no error")
+            except mpipe.MPipeError as error:
+                assert "closed descriptors of the run" in str(error)
+            else:
+                raise SystemExit("no error")
     """
     pids = [int(pid) for pid in run_program(program).split()]
     assert len(pids) == 2
@@ -422,3 +424,18 @@ def test_caller_and_coordinator_alone_hold_the_line_between_them() -> None:
     others_end = holders[coordinator] - holders[worker]
     assert len(others_end) == 2  # of the line, and where reports come in
     run.cancel()
+
+
+def test_a_run_among_garbage_that_refers_to_itself_ends_without_a_word() -> None:
+    program = """
+        import gc, os, psutil, mpipe
+        os.dup2(1, 2)
+        for _ in range(20):
+            outputs = mpipe.Pipeline().add_map("a", abs, workers=1).run(range(3000))
+            next(outputs)
+            outputs.itself = outputs
+            del outputs
+            gc.collect()
+        assert not psutil.Process().children()
+    """
+    assert run_program(program) == ""

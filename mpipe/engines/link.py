@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from ..errors import Cancelled, CoordinatorDied
+from ..errors import Cancelled, CoordinatorDied, MPipeError
 from ..runtime import control
 from ..runtime.reports import unpack_error
 from .launch import join
@@ -84,6 +84,9 @@ class Link:
         except EOFError:
             self._open = False
             self._settle("failed", CoordinatorDied(_DIED))
+        except OSError:
+            self._open = False
+            self._settle("failed", MPipeError(_CLOSED))
 
     def _hear(self, message: str, value: object) -> None:
         if message == "log":
@@ -122,10 +125,16 @@ class Link:
         join(self._coordinator)
         with self.turns.lock:
             self._open = False
-            self._socket.close()
+            with contextlib.suppress(OSError):  # user code closed it
+                self._socket.close()
 
 
 _DIED = (
     "the coordinator process died, killed from outside or out of memory; "
     "its workers died with it and what was in flight is lost"
+)
+
+_CLOSED = (
+    "code of this process closed descriptors of the run, which it had not opened; "
+    "let it close only its own, rather than a range of numbers"
 )
