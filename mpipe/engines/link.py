@@ -31,6 +31,8 @@ class Link:
         self.outcome: str | None = None
         self.failure: BaseException | None = None
         self._socket = sock
+        self._readable = select.poll()
+        self._readable.register(sock, select.POLLIN)
         self._coordinator = coordinator
         self.turns = Turns()
         self._open = True
@@ -75,6 +77,8 @@ class Link:
             self.turns.leave()
 
     def _listen(self) -> None:
+        if not self._readable.poll(0):
+            return
         try:
             while self._open:
                 self._hear(*control.receive(self._socket, _PEEK))

@@ -10,7 +10,7 @@ from __future__ import annotations
 FRAME_NS = 20_000_000
 """Service time that a full frame should take its consumer at most, in nanoseconds."""
 
-FRAME_BYTES = 1 << 20
+FRAME_BYTES = 1 << 17
 """Size beyond which a frame is sent as it is, in bytes."""
 
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.005, 0.05

@@ -46,15 +46,20 @@ class Edge:
         self._sent = 0
         self._item_bytes = 0.0
 
-    def adapt(self, payload: Payload) -> None:
-        """Learn from a frame that was sent how large the next ones should be."""
-        if self._sent % _REFRESH_FRAMES == 0 or self.frame_items == 1:
+    def adapt(self, payload: Payload) -> bool:
+        """Learn from a frame that was sent how large the next ones should be.
+
+        Returns whether it has looked.
+        """
+        look = self._sent % _REFRESH_FRAMES == 0 or self.frame_items == 1
+        if look:
             self._item_bytes = payload.size / max(1, payload.items)
             service = self.producer.consumer_service_ns()
             self.frame_items = frame_items(service, self.share, self._item_bytes, self._frame_bytes)
             if service:
                 self.nap_s = min(FRAME_NS, self.frame_items * service) * 0.5e-9
         self._sent += 1
+        return look
 
 
 class Emitter:
@@ -154,8 +159,8 @@ class Emitter:
                 part = order.tag(part, producer.offset, got, ends)
                 last = last and not ends
             producer.publish(payload, part)
-            edge.adapt(payload)
-            self.flush_items = max(edge.frame_items for edge in self._edges)
+            if edge.adapt(payload):
+                self.flush_items = max(edge.frame_items for edge in self._edges)
         if last and order is not None:
             self._mark_end(edge, tag)
 

@@ -78,12 +78,13 @@ class Header(NamedTuple):
         return _HEADER.pack(*self[:6], len(path) // 8, *tag[:6]) + path
 
     @classmethod
-    def unpack(cls, memory: memoryview) -> Header:
-        """The header that `pack` made."""
-        values = _HEADER.unpack_from(memory)
+    def unpack(cls, memory: memoryview, start: int = 0) -> Header:
+        """The header that `pack` made, which begins at the byte `start`."""
+        values = _HEADER.unpack_from(memory, start)
         path: tuple[int, ...] = ()
         if values[6]:
-            path = tuple(memory[_HEADER.size : _HEADER.size + 8 * values[6]].cast("Q"))
+            start += _HEADER.size
+            path = tuple(memory[start : start + 8 * values[6]].cast("Q"))
         return cls._make((*values[:6], Tag._make((*values[7:], path))))
 
     @property
@@ -200,7 +201,7 @@ def write(
 
 def read_header(slot: memoryview, token: int) -> tuple[Header, bytes]:
     """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
-    header = Header.unpack(slot[_CHECKSUM.size :])
+    header = Header.unpack(slot, _CHECKSUM.size)
     start = _CHECKSUM.size + header.packed_bytes
     head = slot[_CHECKSUM.size : start + 8 * header.riders]
     if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, head):

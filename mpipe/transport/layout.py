@@ -13,6 +13,7 @@ Words are 64 bits, aligned, stored and loaded whole. Only pages that were touche
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 PAGE = 4096
 
@@ -48,25 +49,25 @@ class ChannelLayout:
     max_item_bytes: int
     buffer_bytes: int = 1 << 62
 
-    @property
+    @cached_property
     def unit(self) -> int:
         """Items per credit."""
         return -(-self.buffer_items // MAX_CREDITS)
 
-    @property
+    @cached_property
     def credits(self) -> int:
         return self.buffer_items // self.unit
 
-    @property
+    @cached_property
     def credit_bytes(self) -> int:
         """Bytes per credit."""
         return max(1, self.buffer_bytes // self.credits)
 
-    @property
+    @cached_property
     def slots(self) -> int:
         return self.credits + self.consumers
 
-    @property
+    @cached_property
     def hand_words(self) -> int:
         return min(self.credits, MAX_FRAME_CREDITS)
 

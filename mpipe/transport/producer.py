@@ -65,7 +65,8 @@ class Producer:
         self._hand = self._block + HAND
         self._unit = layout.unit
         self._credit_bytes = layout.credit_bytes
-        self._hand_end = self._hand + layout.hand_words
+        self._most = layout.hand_words
+        self._hand_end = self._hand + self._most
         self._end = self._hand  # of the words that may hold tokens now
         self._zeros = memoryview(bytes(8 * layout.hand_words)).cast("Q")
 
@@ -108,8 +109,7 @@ class Producer:
         Returns for how many there are. With `wait`, blocks until there is at least one credit,
         though that may be too little for an item. Credits that are not used stay in hand.
         """
-        price = credits_for(items, size, self._unit, self._credit_bytes)
-        price = min(price, self.channel.layout.hand_words)
+        price = min(credits_for(items, size, self._unit, self._credit_bytes), self._most)
         words, pipe = self._words, self.channel.free
         have = len(held(words, self._hand, self._end)) // 8 if self._end > self._hand else 0
         while want := min(price - have, self._hand_end - self._end):
@@ -118,7 +118,7 @@ class Producer:
             if not got:
                 break
             self._end += got
-            if any_attempt(held(words, self._end - got, self._end)):
+            if any_attempt(words[self._end - got : self._end]):
                 got -= self._drop_doubles()
             have += got
             if have:
@@ -177,10 +177,12 @@ class Producer:
     def publish(self, payload: frame.Payload, tag: frame.Tag) -> None:
         """Send a frame in exchange for all credits in the hand, which must cover its items."""
         words, block = self._words, self._block
-        carrier = self._choose_carrier(payload.size)
+        carrier, riders = self._hand, b""
+        if self._end > carrier + 1:
+            carrier = self._choose_carrier(payload.size)
+            riders = successors(self._others(carrier))
         token = words[carrier] + SERIAL_ONE
         slot = token & SLOT_MASK
-        riders = successors(self._others(carrier))
         frame.write(
             self.channel.slot(slot),
             lambda: self._spill(slot, payload.size),

@@ -65,9 +65,9 @@ def to_bytes(tokens: Iterable[int]) -> bytes:
     return array("Q", tokens).tobytes()
 
 
-def any_attempt(tokens: bytes) -> bool:
-    """Whether some token has an attempt above 0."""
-    return int.from_bytes(tokens, "little") & _in_each(ATTEMPT_MASK, len(tokens)) != 0
+def any_attempt(words: memoryview) -> bool:
+    """Whether some token in the words has an attempt above 0."""
+    return int.from_bytes(words, "little") & _in_each(ATTEMPT_MASK, 8 * len(words)) != 0
 
 
 def successors(tokens: bytes) -> bytes:
