@@ -1,7 +1,8 @@
 """CPU-bound items on 1 to N processes: the serial loop, the standard library's pools, mpipe.
 
-    python benchmarks/scaling.py [--workers N] [--seconds S] [--item-us US] [--repeats R]
+    python benchmarks/scaling.py [--workers N...] [--seconds S] [--item-us US] [--repeats R]
 
+The work grows with the workers: each has S seconds of it, so that starting them weighs the same.
 Pool is `multiprocessing.Pool.imap_unordered`, Executor is `ProcessPoolExecutor.map`, mpipe.imap is
 `mpipe.imap(..., ordered=False)`, mpipe.run is `Pipeline.run` of one stage; ideal is as many forked
 processes that have their share already and send nothing (ideal.py). All start from nothing
@@ -33,6 +34,7 @@ import mpipe
 
 CHUNKS = (1, 4, 16, 64, 256)
 SERIAL = "serial loop"
+_TIMES = " x "
 
 Way = Callable[[list[int], int], list[int]]
 
@@ -82,8 +84,10 @@ def best_chunk(way: Callable[[list[int], int, int], list[int]], items: list[int]
     return min(CHUNKS, key=lambda chunk: sample(lambda: way(items, n, chunk)).wall)
 
 
-def make_cases(items: list[int], top: int, chunks: dict[str, int]) -> dict[str, Callable[[], None]]:
-    """All ways on 1 to `top` workers, and the serial loop, by name."""
+def make_cases(
+    items: list[int], workers: list[int], chunks: dict[str, int]
+) -> dict[str, Callable[[], None]]:
+    """All ways on so many workers with as many times `items`, and the serial loop, by name."""
     ways: dict[str, Way] = {
         "Pool": partial(pool, chunk=chunks["Pool"]),
         "Executor": partial(executor, chunk=chunks["Executor"]),
@@ -93,25 +97,29 @@ def make_cases(items: list[int], top: int, chunks: dict[str, int]) -> dict[str, 
     }
     expected = sorted(serial(items))
     cases = {SERIAL: checked(partial(serial, items), expected)}
-    for n in range(1, top + 1):
+    for n in workers:
         for name, way in ways.items():
-            cases[f"{name} x {n}"] = checked(partial(way, items, n), expected)
+            case = checked(partial(way, items * n, n), sorted(expected * n))
+            cases[f"{name}{_TIMES}{n}"] = case
     return cases
 
 
 def summary(samples: Samples, count: int) -> list[dict[str, Any]]:
     """Per case: rate, speed-up and CPU time against the serial loop of the same round."""
-    base = samples[SERIAL]
-    return [
-        {
-            "case": name,
-            "items_per_s": spread(count / s.wall for s in taken),
-            "speed_up": spread(b.wall / s.wall for b, s in zip(base, taken, strict=True)),
-            "cpu_per_item": spread(s.cpu / b.cpu for b, s in zip(base, taken, strict=True)),
-            "samples": taken,
-        }
-        for name, taken in samples.items()
-    ]
+    rows = []
+    for name, taken in samples.items():
+        n = int(name.partition(_TIMES)[2] or 1)
+        pairs = list(zip(samples[SERIAL], taken, strict=True))
+        rows.append(
+            {
+                "case": name,
+                "items_per_s": spread(n * count / s.wall for s in taken),
+                "speed_up": spread(n * b.wall / s.wall for b, s in pairs),
+                "cpu_per_item": spread(s.cpu / (n * b.cpu) for b, s in pairs),
+                "samples": taken,
+            }
+        )
+    return rows
 
 
 def show(console: Console, rows: list[dict[str, Any]], title: str) -> None:
@@ -132,8 +140,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workers", type=int, default=machine.cores(), help="at most (cores)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of serial work per run (3)")
+    every = list(range(1, machine.cores() + 1))
+    parser.add_argument("--workers", type=int, nargs="+", default=every, help="(1 to cores)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of work for each worker (3)")
     parser.add_argument("--item-us", type=float, default=1000.0, help="of work per item (1000)")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each case (5)")
     parser.add_argument("--json", type=Path, default=RESULTS / "scaling.json", help="the report")
@@ -154,10 +163,11 @@ def main() -> None:
     scale = iterations(given.item_us)
     items = list(about_equal(max(1, round(given.seconds * 1e6 / given.item_us)), scale))
     chunks = {
-        "Pool": best_chunk(pool, items, given.workers),
-        "Executor": best_chunk(executor, items, given.workers),
+        "Pool": best_chunk(pool, items, max(given.workers)),
+        "Executor": best_chunk(executor, items, max(given.workers)),
     }
-    console.print(f"{len(items):,} items of {scale:,} iterations (about {given.item_us:g} us)")
+    what = f"{scale:,} iterations (about {given.item_us:g} us)"
+    console.print(f"{len(items):,} items for each worker, of {what}")
     console.print(f"best chunk sizes of {CHUNKS}: {chunks}")
     samples = run_all(make_cases(items, given.workers, chunks), given.repeats, console)
     rows = summary(samples, len(items))
