@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
+
 from mpipe.runtime.blame import (
     MAX_SETUP_DEATHS,
     MAX_UNEXPLAINED_DEATHS,
@@ -83,10 +85,11 @@ def test_a_kill_that_came_too_late_blames_nobody() -> None:
     assert record.caution.frame == FRAME
 
 
-def test_restarts_wait_longer_and_longer_up_to_half_a_second() -> None:
+@pytest.mark.parametrize("death", [died(1), Death(0, None, in_setup=True)], ids=["item", "setup"])
+def test_restarts_wait_longer_and_longer_up_to_half_a_second(death: Death) -> None:
     record, delays = Record(max_crashes=10**9), []
     for _ in range(2000):
-        record.judge(died(1))
+        record.judge(death)
         delays.append(record.delay)
     assert delays[:5] == [0.0, 0.0, 0.01, 0.02, 0.04]
     assert all(a <= b for a, b in itertools.pairwise(delays))
