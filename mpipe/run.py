@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
-from .engines.base import Engine
+from .engines.base import Batches, Engine
 from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
 from .stats import DeadLetter, Stats
@@ -106,9 +107,10 @@ class Run:
 class Outputs(Iterator[Any]):
     """The outputs of `Pipeline.run` or `imap`, as they come. Closing it early cancels the run."""
 
-    def __init__(self, engine: Engine, outputs: Iterator[Any]) -> None:
+    def __init__(self, engine: Engine, batches: Batches) -> None:
         self._engine = engine
-        self._outputs = outputs
+        self._batches = batches
+        self._outputs = chain.from_iterable(batches)
 
     def __iter__(self) -> Iterator[Any]:
         return self._outputs
@@ -126,7 +128,7 @@ class Outputs(Iterator[Any]):
 
     def close(self) -> None:
         """Stop the run, if it still goes on, and release everything."""
-        cast(Any, self._outputs).close()
+        self._batches.close()
         self._engine.cancel()
 
     def __enter__(self) -> Outputs:

@@ -116,7 +116,7 @@ def test_wherever_an_exception_comes_in_results_the_next_call_goes_on_with_the_n
         with contextlib.suppress(Interrupt), at_line(number):
             got.extend(islice(results, 10))
             ended = len(got) < before + 10
-        results.close()
+        del results
     pushing.join()
     assert got == list(range(count))
     assert run.drain().stages["a"].processed == count
@@ -140,7 +140,7 @@ def test_a_handler_that_reads_reads_or_is_told_that_reading_is_under_way() -> No
         results = run.results()
         with at_line(number, read):
             got.extend(islice(results, 5))
-        results.close()
+        del results
     pushing.join()
     assert sorted(got) == list(range(1500))
     assert set(refused) == {"results() was called in the middle of another call of its thread"}

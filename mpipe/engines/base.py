@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 from ..errors import MPipeError
 from ..plan import RunOptions
 from ..stats import DeadLetter, Stats
+
+Batches: TypeAlias = Generator[Iterable[Any], None, None]
+"""Results, some at a time: whoever wants single ones pays for a step of C instead of one of Python.
+Closing it ends the run."""
 
 
 class Engine(Protocol):
@@ -21,7 +25,7 @@ class Engine(Protocol):
         Raises `Full` with the items that no target accepted, `ItemError`, or the run's failure.
         """
 
-    def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
+    def stream(self, source: Iterable[Any], ordered: bool) -> Batches:
         """Pull `source` as fast as the stages allow; yield results, `ordered` as the source is."""
 
     def close(self) -> None:

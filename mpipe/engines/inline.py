@@ -29,7 +29,7 @@ from ..runtime.functions import pack_function
 from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
 from ..transport.frame import Unsendable, encode_all
-from .base import Deadline, Halt
+from .base import Batches, Deadline, Halt
 from .lane import Lane, Origin, Shared
 from .refusal import refuse
 from .report import build_stats
@@ -86,20 +86,20 @@ class InlineEngine:
         """Run each item through the graph. Never raises `Full`; raises a failure it caused."""
         self._work(lambda: self._push(items, [self._lanes[name] for name in targets]))
 
-    def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
+    def stream(self, source: Iterable[Any], ordered: bool) -> Batches:
         """Push one item at a time and yield what came out of it: source order comes for free."""
-        outputs = self._stream(source)
-        next(outputs)  # from here on, closing it at any time ends the run
-        return outputs
+        batches = self._stream(source)
+        next(batches)  # from here on, closing it at any time ends the run
+        return batches
 
-    def _stream(self, source: Iterable[Any]) -> Iterator[Any]:
+    def _stream(self, source: Iterable[Any]) -> Batches:
         try:
-            yield
+            yield ()
             for item in source:
                 self.push((item,), self._plan.graph.sources, None)
-                yield from self._take_outputs()
+                yield self._take_outputs()
             self.close()
-            yield from self._take_outputs()
+            yield self._take_outputs()
             self.drain(None)
         finally:
             self.cancel()

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from ..errors import Closed, Full, ItemError, MPipeError, Timeout
@@ -25,7 +26,7 @@ from ..transport.counters import Board
 from ..transport.frame import Unsendable
 from ..transport.gate import SharedGate
 from .arrange import Arrangement
-from .base import Deadline, watch
+from .base import Batches, Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox
 from .launch import Launched, explained, launch, require_linux
@@ -196,12 +197,15 @@ class ProcessesEngine:
     # Output.
 
     def results(self) -> Iterator[Any]:
+        return chain.from_iterable(self._results())
+
+    def _results(self) -> Batches:
         self._check_owner()
         for frame in self._reader.frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
             if frame is not None:
-                yield from frame.items
+                yield frame.items
 
-    def stream(self, source: Iterable[Any], ordered: bool) -> Iterator[Any]:
+    def stream(self, source: Iterable[Any], ordered: bool) -> Batches:
         arrangement = self._arrangement if ordered else None
         more_fds = [arrangement.fd] if arrangement else []
         targets = self._plan.graph.sources
@@ -221,16 +225,14 @@ class ProcessesEngine:
 
         try:
             for frame in self._reader.frames(wait):
-                if arrangement is None:
-                    yield from frame.items if frame is not None else ()
-                    continue
-                if frame is not None:
-                    arrangement.add(frame.header, list(frame.items))
-                for items in arrangement.ready():
-                    yield from items
+                if arrangement is not None:
+                    if frame is not None:
+                        arrangement.add(frame.header, list(frame.items))
+                    yield from arrangement.ready()
+                elif frame is not None:
+                    yield frame.items
             if arrangement is not None:
-                for items in arrangement.ready(at_end=True):
-                    yield from items
+                yield from arrangement.ready(at_end=True)
             check_source()
             self.drain(None)
         finally:
