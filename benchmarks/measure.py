@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mpipe.engines import standby
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -50,10 +52,15 @@ def spread(values: Iterable[float]) -> Spread:
 
 
 def sample(case: Callable[[], Any]) -> Sample:
-    """Run `case` once. Its processes must have been reaped when it returns, to be counted."""
-    cpu, wall = cpu_time(), time.perf_counter()
+    """Run `case` once. Its processes must have been reaped when it returns, to be counted.
+
+    The one that mpipe keeps for a next run is ended, so every case begins without one.
+    """
+    cpu, start = cpu_time(), time.perf_counter()
     case()
-    return Sample(time.perf_counter() - wall, cpu_time() - cpu)
+    wall = time.perf_counter() - start
+    standby.end()
+    return Sample(wall, cpu_time() - cpu)
 
 
 def cpu_time() -> float:

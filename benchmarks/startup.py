@@ -3,7 +3,8 @@
     python benchmarks/startup.py [--repeats R] [--workers W]
 
 Imports are timed in fresh interpreters, against one that does nothing. Starting is timed for a
-pipeline of two stages, against a `multiprocessing.Pool` of as many processes.
+pipeline of two stages, alone and as one of many in a row, against a `multiprocessing.Pool` of as
+many processes.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from functools import partial
 from pathlib import Path
 
 import machine
-from measure import RESULTS, Samples, interleave, save, spread
+from measure import RESULTS, Sample, Samples, interleave, save, spread
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 import mpipe
+
+IN_A_ROW = 20
+EACH = f", each of {IN_A_ROW} in a row"
 
 
 def interpreter(program: str) -> None:
@@ -52,6 +56,11 @@ def one_result(pipeline: mpipe.Pipeline) -> None:
         assert next(run.results()) == 1
 
 
+def in_a_row(case: Callable[[], None]) -> None:
+    for _ in range(IN_A_ROW):
+        case()
+
+
 def pool_one_result(processes: int) -> None:
     with multiprocessing.Pool(processes) as pool:
         assert pool.apply(identity, (1,)) == 1
@@ -61,12 +70,16 @@ def pool_one_result(processes: int) -> None:
 
 def make_cases(workers: int) -> dict[str, Callable[[], None]]:
     pipeline = two_stages(workers)
+    ours = partial(one_result, pipeline)
+    pool = partial(pool_one_result, 2 * workers)
     return {
         "python -c pass": partial(interpreter, "pass"),
         "python -c 'import mpipe'": partial(interpreter, "import mpipe"),
         "mpipe: start, drain": partial(start_and_drain, pipeline),
-        "mpipe: start, one result, drain": partial(one_result, pipeline),
-        "Pool: start, one result, close": partial(pool_one_result, 2 * workers),
+        "mpipe: start, one result, drain": ours,
+        f"mpipe{EACH}": partial(in_a_row, ours),
+        "Pool: start, one result, close": pool,
+        f"Pool{EACH}": partial(in_a_row, pool),
     }
 
 
@@ -93,6 +106,8 @@ def main() -> None:
     known = machine.facts("numpy", "cloudpickle")
     console.print(machine.one_line(known), soft_wrap=True)
     samples = interleave(make_cases(given.workers), given.repeats)
+    for name in filter(lambda name: name.endswith(EACH), samples):
+        samples[name] = [Sample(s.wall / IN_A_ROW, s.cpu / IN_A_ROW) for s in samples[name]]
     show(console, samples)
     save({"benchmark": "startup", "machine": known, "samples": samples}, given.json)
 

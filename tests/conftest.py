@@ -11,6 +11,8 @@ import helpers
 import pytest
 from leaks import leaks, mark_children, resources
 
+from mpipe.engines import standby
+
 
 def pytest_configure() -> None:
     helpers.terminal = os.dup(2)  # before pytest captures it
@@ -20,8 +22,10 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
+    """With the coordinator that stays for the next run ended, nothing is left of any run."""
     before = resources()
     yield
+    standby.end()
     if left := leaks(before):
         pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
 

@@ -19,6 +19,7 @@ import pytest
 from helpers import assert_gone, killing, wait_until
 
 import mpipe
+from mpipe.engines import standby
 
 
 def once(path: Path) -> bool:
@@ -246,6 +247,7 @@ def test_many_runs_in_a_row_leave_nothing_behind() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for turn in range(20):
         assert list(pipeline.run([turn])) == [turn + 1]
+    standby.end()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -418,7 +418,7 @@ def test_caller_and_coordinator_alone_hold_the_line_between_them() -> None:
     for pid in (os.getpid(), coordinator, worker):
         sockets = [at for at in descriptors(pid).values() if at.startswith("socket")]
         holders[pid] = set(sockets)
-    line = os.readlink(f"/proc/self/fd/{run._engine._launched.control.fileno()}")
+    line = os.readlink(f"/proc/self/fd/{run._engine._launched.coordinator.line.fileno()}")
     assert line in holders[os.getpid()]
     assert line not in holders[coordinator] | holders[worker]
     others_end = holders[coordinator] - holders[worker]

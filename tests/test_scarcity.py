@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from helpers import coordinator_with
 
 import mpipe
-from mpipe.engines import launch
 from mpipe.transport.pipe import create_pipe, room_for
 
 
@@ -52,18 +52,6 @@ def no_gap_below() -> Iterator[int]:
 def in_use() -> set[int]:
     listed = map(int, os.listdir("/proc/self/fd"))
     return {fd for fd in listed if os.path.exists(f"/proc/self/fd/{fd}")}  # not the listing's own
-
-
-@contextmanager
-def coordinator_with(code: str) -> Iterator[None]:
-    """Let the coordinators of runs that are started in here run `code` first."""
-    before = launch._COORDINATOR
-    path, _, rest = before.partition("; from mpipe")
-    launch._COORDINATOR = f"{path}\n{textwrap.dedent(code)}\nfrom mpipe{rest}"
-    try:
-        yield
-    finally:
-        launch._COORDINATOR = before
 
 
 def test_whichever_descriptor_is_one_too_many_the_error_says_so_and_nothing_is_left() -> None:

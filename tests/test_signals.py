@@ -20,7 +20,9 @@ from helpers import assert_gone, wait_until
 from interrupts import Interrupt, at_line, each_line
 
 import mpipe
+from mpipe.engines import standby
 from mpipe.engines.link import Link
+from mpipe.engines.standby import Child
 from mpipe.runtime import control
 from mpipe.transport.descriptors import socket_pair
 
@@ -150,7 +152,8 @@ def test_a_handler_that_reads_reads_or_is_told_that_reading_is_under_way() -> No
 def test_wherever_a_handler_listens_to_the_coordinator_no_message_is_lost() -> None:
     def listen(number: int) -> bool:
         ours, theirs = socket_pair()
-        link = Link(ours, subprocess.Popen(["true"]))
+        coordinator = Child(subprocess.Popen(["true"]), ours, origin=None, run=None)
+        link = Link(coordinator)
         control.send(theirs, ("log", "one"))
 
         def listen_too() -> None:
@@ -162,7 +165,8 @@ def test_wherever_a_handler_listens_to_the_coordinator_no_message_is_lost() -> N
         theirs.close()
         link.pump()
         assert link.outcome == ("drained" if lines[0] >= number else "failed")
-        link.join()
+        link.leave()
+        coordinator.hang_up()
         return lines[0] >= number
 
     assert each_line(listen) > 15
@@ -192,6 +196,7 @@ def test_wherever_an_exception_comes_in_drain_it_can_be_called_again() -> None:
         stats = run.drain()
         assert (stats.state, stats.stages["a"].processed) == ("drained", 10)
         del run
+        standby.end()
         assert sorted(os.listdir("/proc/self/fd")) == before
         return interrupted
 

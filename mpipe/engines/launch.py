@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 
 from ..errors import MPipeError
 from ..plan import Plan, RunOptions
 from ..routes import find_routes
 from ..runtime import control
 from ..runtime.children import interpreter
-from ..runtime.coordinator import GRACE_S
 from ..runtime.functions import pack_function
 from ..runtime.nesting import next_level
 from ..runtime.scarcity import explain
@@ -30,12 +26,12 @@ from ..transport.gaps import create_gap_pipe
 from ..transport.gate import GateFds, create_gate
 from ..transport.layout import ChannelLayout
 from ..transport.store import STORE_BYTES
+from . import standby
+from .standby import Child
+from .surroundings import surroundings
 
 _LETTERS, _LETTERS_BYTES = 1000, 1 << 26
 """Dead letters that wait for the caller to read them, at most, and their bytes."""
-
-_KILLING_S = 2.5
-"""How long a coordinator may take to kill and reap its workers after their grace, in seconds."""
 
 _BLAS_THREADS = (
     "OMP_NUM_THREADS",
@@ -47,33 +43,33 @@ _BLAS_THREADS = (
 
 _COORDINATOR = (
     "import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; "
-    "from mpipe.runtime.coordinator import main; main(int(sys.argv[1]))"
+    "from mpipe.runtime.service import main; main(int(sys.argv[1]))"
 )
 
 
 class Launched:
     """What the caller holds of a run."""
 
-    def __init__(
-        self, spec: RunSpec, control: socket.socket, coordinator: subprocess.Popen[bytes]
-    ) -> None:
+    def __init__(self, spec: RunSpec, coordinator: Child) -> None:
         self.spec = spec
-        self.control = control
         self.coordinator = coordinator
         self.released = False
         self._to_close = iter(spec.channel_descriptors())
 
-    def release(self) -> None:
-        """Let go of everything; ends the run if it still goes on.
+    def release(self, keep: bool = False) -> None:
+        """Let go of everything, but `keep` the coordinator for the next run if it stays.
 
-        To be called again when an exception from outside interrupts it. A process that was forked
-        meanwhile has the socket too, so closing it would tell nobody.
+        Ends the run if it still goes on. To be called again when an exception from outside
+        interrupts it.
         """
-        for end in (partial(self.control.shutdown, socket.SHUT_RDWR), self.control.close):
-            with contextlib.suppress(OSError):  # user code closed it
-                end()
+        ours = self.coordinator.run is self.spec  # not another run's by now
+        if ours and not keep:
+            self.coordinator.hang_up()
         _close_each(self._to_close)
-        join(self.coordinator)
+        if ours and keep:
+            standby.keep(self.coordinator)
+        elif ours:
+            self.coordinator.join()
         self.released = True
 
 
@@ -83,22 +79,6 @@ def _close_each(fds: Iterator[int]) -> None:
         with contextlib.suppress(OSError):
             any(map(os.close, fds))
             return
-
-
-def join(coordinator: subprocess.Popen[bytes]) -> None:
-    """Wait for a coordinator that is to exit, its children reaped; kill it if it does not."""
-    _wait_for_exit(coordinator.pid, GRACE_S + _KILLING_S)
-    if coordinator.poll() is None:
-        coordinator.kill()
-        coordinator.wait()
-
-
-def _wait_for_exit(pid: int, seconds: float) -> None:
-    """Wait for a child, at most so long, without reaping it; not if user code has reaped it."""
-    with contextlib.suppress(OSError), open(os.pidfd_open(pid), "rb", 0) as pidfd:
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        poll.poll(seconds * 1000)
 
 
 def launch(plan: Plan, options: RunOptions) -> Launched:
@@ -112,16 +92,9 @@ def launch(plan: Plan, options: RunOptions) -> Launched:
     fill_standard()
     try:
         spec = _create(plan, options, functions, opened)
-        ours, theirs = (end.detach() for end in socket_pair())
-        opened += (ours, theirs)
         file = control.put_in_file(spec)
         opened.append(file)
-        passed = (theirs, file, spec.reports_in, *spec.descriptors())
-        coordinator = _start_coordinator(passed, max(1, plan.cores // plan.seats))
-        opened.remove(ours)
-        line = socket.socket(fileno=ours)
-        with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
-            control.send(line, (file, os.getpid()))
+        coordinator = _start(spec, file)
         for fd in set(opened).difference(spec.channel_descriptors()):
             opened.remove(fd)
             os.close(fd)
@@ -129,10 +102,9 @@ def launch(plan: Plan, options: RunOptions) -> Launched:
         for fd in opened:
             os.close(fd)
         if coordinator is not None:
-            coordinator.kill()
-            coordinator.wait()
+            coordinator.end()
         raise
-    return Launched(spec, line, coordinator)
+    return Launched(spec, coordinator)
 
 
 @contextlib.contextmanager
@@ -202,7 +174,14 @@ def _create(
         max_item_bytes=options.max_item_bytes,
         level=next_level(),
         max_descriptors=limit(),
+        environment=_environment(plan),
     )
+
+
+def _environment(plan: Plan) -> Mapping[str, str]:
+    """Let the workers' numerical libraries share the cores, unless the caller says otherwise."""
+    threads = str(max(1, plan.cores // plan.seats))
+    return {name: threads for name in _BLAS_THREADS if name not in os.environ}
 
 
 def _gate(plan: Plan, stage: int, opened: list[int]) -> GateFds | None:
@@ -213,20 +192,39 @@ def _gate(plan: Plan, stage: int, opened: list[int]) -> GateFds | None:
     return gate
 
 
-def _start_coordinator(passed: tuple[int, ...], blas_threads: int) -> subprocess.Popen[bytes]:
-    """Start it with the descriptors `passed`, the first of which is its control socket.
+def _start(spec: RunSpec, file: int) -> Child:
+    """A coordinator that begins the run in the file: that of the last run if it will do, or new.
 
-    All workers hash alike, spawned ones too: a replacement must see sets in the same order.
+    It will if nothing has changed of what a new one would get from this process.
     """
     environment = dict(os.environ)
-    environment.setdefault("PYTHONHASHSEED", str(int.from_bytes(os.urandom(4), "little")))
-    for name in _BLAS_THREADS:
-        environment.setdefault(name, str(blas_threads))
+    origin = interpreter(_COORDINATOR), environment, surroundings()
+    child = standby.take(origin, spec, file)
+    if child is not None:
+        return child
+    ours, theirs = socket_pair()
+    with theirs:
+        try:
+            process = _start_process(theirs.fileno(), spec, file, environment)
+        except BaseException:
+            ours.close()
+            raise
+    child = Child(process, ours, origin, spec)
+    with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
+        child.begin(file)
+    return child
+
+
+def _start_process(
+    line: int, spec: RunSpec, file: int, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """All workers hash alike, spawned ones too: a replacement must see sets in the same order."""
+    seed = str(int.from_bytes(os.urandom(4), "little"))
     return subprocess.Popen(
-        interpreter(_COORDINATOR, str(passed[0])),
-        pass_fds=passed,
+        interpreter(_COORDINATOR, str(line)),
+        pass_fds=(line, file, spec.reports_in, *spec.descriptors()),
         stdin=subprocess.DEVNULL,
-        env=environment,
+        env={"PYTHONHASHSEED": seed, **environment},
         start_new_session=True,
     )
 

@@ -6,14 +6,13 @@ import contextlib
 import logging
 import select
 import socket
-import subprocess
 import time
 from collections.abc import Sequence
 
 from ..errors import Cancelled, CoordinatorDied, MPipeError
 from ..runtime import control
 from ..runtime.reports import unpack_error
-from .launch import join
+from .standby import Child
 from .turns import Turns
 
 _PEEK = socket.MSG_PEEK | socket.MSG_DONTWAIT
@@ -27,12 +26,14 @@ log = logging.getLogger("mpipe")
 class Link:
     """Follows a run. `outcome` is None until it is "drained", "cancelled" or "failed"."""
 
-    def __init__(self, sock: socket.socket, coordinator: subprocess.Popen[bytes]) -> None:
+    def __init__(self, coordinator: Child) -> None:
         self.outcome: str | None = None
         self.failure: BaseException | None = None
-        self._socket = sock
+        self.stays = False
+        """Whether the coordinator can have another run, now that this one is drained."""
+        self._socket = coordinator.line
         self._readable = select.poll()
-        self._readable.register(sock, select.POLLIN)
+        self._readable.register(self._socket, select.POLLIN)
         self._coordinator = coordinator
         self.turns = Turns()
         self._open = True
@@ -40,7 +41,7 @@ class Link:
 
     @property
     def coordinator_pid(self) -> int:
-        return self._coordinator.pid
+        return self._coordinator.process.pid
 
     def check(self) -> None:
         """Raise the run's failure, if it is known; cheap enough for every push."""
@@ -54,7 +55,7 @@ class Link:
     def wait(self, fds: Sequence[int], seconds: float) -> None:
         """Wait until one of the descriptors is readable or the coordinator has said something."""
         poll = select.poll()
-        for fd in (*fds, self._socket.fileno()):
+        for fd in (*fds, self._socket.fileno() if self._open else -1):
             if fd >= 0:  # not closed by another thread
                 poll.register(fd, select.POLLIN)
         poll.poll(seconds * 1000)
@@ -100,7 +101,8 @@ class Link:
             self._settle("failed", unpack_error(value))
         elif message == "cancelled":
             self._settle("cancelled", Cancelled(f"the run was cancelled: {value}"))
-        else:
+        elif self.outcome is None:
+            self.stays = bool(value)
             self._settle(message, None)
 
     def _settle(self, outcome: str, failure: BaseException | None) -> None:
@@ -122,15 +124,15 @@ class Link:
 
     def _send(self, message: str, value: object) -> None:
         with contextlib.suppress(OSError):
-            control.send(self._socket, (message, value))
+            if self._open:
+                control.send(self._socket, (message, value))
 
-    def join(self) -> None:
-        """Wait for the coordinator to exit, its children reaped; kill it if it does not."""
-        join(self._coordinator)
+    def leave(self) -> None:
+        """Say and hear no more; wait for the coordinator to exit, unless it stays."""
+        if not self.stays:
+            self._coordinator.finish()
         with self.turns.lock:
             self._open = False
-            with contextlib.suppress(OSError):  # user code closed it
-                self._socket.close()
 
 
 _DIED = (

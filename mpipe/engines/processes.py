@@ -67,7 +67,7 @@ class ProcessesEngine:
             self._launched = launched = launch(plan, options)
             self._finalizer = weakref.finalize(self, _abandon, launched, self._owner)
             try:
-                self._link = Link(launched.control, launched.coordinator)
+                self._link = Link(launched.coordinator)
                 self._open(launched.spec)
             except BaseException:
                 self._finalizer()
@@ -306,7 +306,7 @@ class ProcessesEngine:
                 self._unwatch.set()
                 if self._link.outcome == "drained":
                     self._reader.read_rest()
-                self._link.join()
+                self._link.leave()
                 state = self._link.outcome or "failed"
                 self._final = self._snapshot(state, elapsed)
             if not self._launched.released:
@@ -316,7 +316,7 @@ class ProcessesEngine:
                     gate.close()
                 self._board.close()
                 self._reader.close()
-                self._launched.release()
+                self._launched.release(keep=self._link.stays)
                 self._finalizer.detach()
         if self._link.failure is not None:
             raise self._link.failure

@@ -51,7 +51,7 @@ def snapshot(
             sum(rows[seat].end_to_end_ns for seat in ends),
             max(rows[seat].end_to_end_max_ns for seat in ends),
         ),
-        cpu + usage(coordinator)[0] + board.coordinator_cpu_ns * 1e-9,
+        cpu + max(0.0, usage(coordinator)[0] + board.coordinator_cpu_ns * 1e-9),
     )
 
 

@@ -103,6 +103,7 @@ def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:
     if os.getppid() != parent:
         leave(1)
     set_limit(spec.max_descriptors)
+    os.environ.update(spec.environment)
     _go_first_when_memory_runs_out()
     _keep_freed_memory()
     reseed()

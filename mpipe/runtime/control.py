@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 import pickle
 import socket
+from array import array
+from collections.abc import Sequence
 from typing import Any
 
 from ..transport import memory
 
+MOST_DESCRIPTORS = 253
+"""So many go with one message (Linux: SCM_MAX_FD)."""
+
 _MOST_BYTES = 1 << 20
+_GONE = "the other side of the control socket is gone"
 
 
 def send(sock: socket.socket, message: Any, flags: int = 0) -> None:
@@ -34,8 +40,29 @@ def receive(sock: socket.socket, flags: int = 0) -> Any:
     except ConnectionResetError:  # it left without reading all; said once, before what it sent
         data = sock.recv(_MOST_BYTES, flags)
     if not data:
-        raise EOFError("the other side of the control socket is gone")
+        raise EOFError(_GONE)
     return pickle.loads(data)
+
+
+def send_descriptors(sock: socket.socket, fds: Sequence[int]) -> None:
+    """Give the other side copies of some descriptors, with their numbers; never waits.
+
+    Raises `OSError` when that cannot be, or when the other side is gone.
+    """
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
+    sock.sendmsg([pickle.dumps(fds)], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+
+
+def receive_descriptors(sock: socket.socket) -> tuple[list[int], Any]:
+    """Wait for one message; returns the descriptors that came with it, and what it says.
+
+    Raises `EOFError` when the other side is gone.
+    """
+    flags = socket.MSG_CMSG_CLOEXEC
+    data, fds, _, _ = socket.recv_fds(sock, _MOST_BYTES, MOST_DESCRIPTORS, flags)
+    if not data:
+        raise EOFError(_GONE)
+    return fds, pickle.loads(data)
 
 
 def put_in_file(message: Any) -> int:

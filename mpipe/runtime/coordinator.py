@@ -5,7 +5,7 @@ It is never in the data path: while it is busy or stopped, items still flow.
 Drain, in order: (1) the caller closes the source; (2) when all seats upstream of a stage are
 finished, each of its seats gets an END behind the data in its queue; (3) the worker finishes, says
 DONE, tears down and exits; (4) the next stages follow; (5) when all stages are finished, the
-caller's queues get their END; (6) the caller is told and this process exits, all children reaped.
+caller's queues get their END, all children reaped; (6) the caller is told (see `service`).
 
 Cancel: SIGTERM, so that workers tear down; SIGKILL after a grace period. The same happens when a
 stage fails, and when the caller is gone.
@@ -13,15 +13,12 @@ stage fails, and when the caller is gone.
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import pickle
 import selectors
 import signal
 import socket
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +26,6 @@ from ..errors import MPipeError, WorkerDied
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
-from ..transport.descriptors import set_limit
 from ..transport.token import END, plain
 from . import control
 from .autopsy import Autopsy
@@ -39,7 +35,6 @@ from .children import make_worker
 from .limits import Kill, Limits
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
-from .worker import leave
 
 GRACE_S = 2.0
 """How long a worker may take to tear down after SIGTERM, in seconds."""
@@ -67,10 +62,16 @@ class Seat:
 
 
 class Coordinator:
-    """Runs one run; `caller` is the control socket, `caller_pid` who holds its other end."""
+    """Runs one run; `caller` is the control socket, `caller_pid` who holds its other end.
 
-    def __init__(self, spec: RunSpec, caller: socket.socket, caller_pid: int) -> None:
+    `cpu_ns` is the CPU time that this process had used before, for other runs.
+    """
+
+    def __init__(
+        self, spec: RunSpec, caller: socket.socket, caller_pid: int, cpu_ns: int = 0
+    ) -> None:
         self._spec = spec
+        self._cpu_ns = cpu_ns
         self._plan = plan = spec.plan
         self._stages = plan.graph.stages
         self._caller = caller
@@ -93,12 +94,16 @@ class Coordinator:
         self._watch(self._reports, self._on_reports)
         self._caller_pidfd = os.pidfd_open(caller_pid)
         self._watch(self._caller_pidfd, self._on_caller_death)
+        self._board.put_coordinator_cpu(-cpu_ns)
 
     def _watch(self, file: Any, handler: Callable[[], None]) -> None:
         self._selector.register(file, selectors.EVENT_READ, handler)
 
-    def run(self) -> None:
-        """Start the workers, serve until all are finished or the run has failed, then end it."""
+    def run(self) -> bool:
+        """Start the workers, serve until all are finished or the run has failed, then end it.
+
+        Returns whether it is drained. If not, the caller has been told why.
+        """
         for seat in self._seats:
             self._start(seat)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
@@ -111,19 +116,26 @@ class Coordinator:
             self._advance()
         self._on_reports()  # of the last workers
         if self._outcome is None:
-            self._outcome = ("drained", None)
             for fds in (self._spec.results, self._spec.dead_letters):
                 if fds is not None:
                     with Channel(fds) as channel:
                         channel.put_ends()
-            self._board.put_coordinator_cpu(time.process_time_ns())
-            self._tell(self._outcome)
         else:
             told = self._tell(self._outcome, socket.MSG_DONTWAIT)
             self._stop_workers()
-            self._board.put_coordinator_cpu(time.process_time_ns())
             if not told:
                 self._tell(self._outcome)
+        self._board.put_coordinator_cpu(time.process_time_ns() - self._cpu_ns)
+        return self._outcome is None
+
+    def close(self) -> None:
+        """Let go of all but the descriptors in the spec."""
+        self._selector.close()
+        self._reports.close()
+        os.close(self._caller_pidfd)
+        for channel in self._channels:
+            channel.close()
+        self._board.close()
 
     def _serve(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
@@ -350,35 +362,3 @@ def _reason(verdict: Verdict, record: Record) -> str:
         "workers die again and again on the same items, outside of the stage's function "
         "(while they are unpickled, or what came of them is sent on)"
     )
-
-
-def main(fd: int) -> None:
-    """What the coordinator's fresh interpreter runs; `fd` is its end of the control socket."""
-    gc.freeze()
-    gc.enable()
-    _serve_run(fd)
-    leave(0)
-
-
-def _serve_run(fd: int) -> None:
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    caller = socket.socket(fileno=fd)
-    caller.set_inheritable(False)
-    try:
-        file, caller_pid = control.receive(caller)
-    except EOFError:
-        return
-    spec = control.take_from_file(file)
-    for inherited in (*spec.descriptors(), spec.reports_in):
-        os.set_inheritable(inherited, False)
-    set_limit()
-    try:
-        Coordinator(spec, caller, caller_pid).run()
-    except ProcessLookupError:  # the caller died before we could watch it
-        return
-    except Exception as error:  # out of memory or descriptors; the kernel ends the workers
-        traceback.print_exc()
-        failure = MPipeError(f"the coordinator of the run failed: {explain(error)}")
-        with contextlib.suppress(OSError):
-            control.send(caller, ("failed", pickle.dumps((failure, None))))

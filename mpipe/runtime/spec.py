@@ -23,7 +23,8 @@ class RunSpec:
     `gaps` has a pipe for each that sees source order, by its name in `routes`; `stores` is the file
     of the seats' stores.
     Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`, and
-    where they crashed through the file `last_words`; they may have `max_descriptors` open.
+    where they crashed through the file `last_words`; they may have `max_descriptors` open, and have
+    `environment` besides the caller's.
     """
 
     plan: Plan
@@ -43,6 +44,7 @@ class RunSpec:
     max_item_bytes: int
     level: int
     max_descriptors: int
+    environment: Mapping[str, str]
 
     def gap_pipe(self, name: str) -> GapPipe:
         """The pipe for marks to `name`, who sees source order."""

@@ -102,12 +102,16 @@ class Board:
         return self.words[index], self.words[index + 1]
 
     def put_coordinator_cpu(self, nanoseconds: int) -> None:
-        """Say how much CPU time the coordinator has used. Coordinator only."""
-        self.words[self._coordinator_cpu] = nanoseconds
+        """Say how much CPU time the coordinator has used for the run. Coordinator only.
+
+        While it runs: minus what its process had used before.
+        """
+        self.words[self._coordinator_cpu] = nanoseconds % (1 << 64)
 
     @property
     def coordinator_cpu_ns(self) -> int:
-        return self.words[self._coordinator_cpu]
+        nanoseconds = self.words[self._coordinator_cpu]
+        return nanoseconds - (nanoseconds >> 63 << 64)
 
     def close(self) -> None:
         """Unmap."""
