@@ -35,13 +35,16 @@ def stopped(pid: int) -> Iterator[None]:
 
 
 def started(pipeline: mpipe.Pipeline, results: bool = False) -> tuple[mpipe.Run, list[int]]:
-    """A run, and its processes, when they are all there: the coordinator, then the workers."""
+    """A run, and its processes, when they have all begun: the coordinator, then the workers."""
     run = pipeline.start(results=results)
-    workers = [worker for stage in run.stats().stages.values() for worker in stage.workers]
 
-    coordinator = run._engine._link.coordinator_pid
-    wait_until(lambda: len(tree(coordinator)) == 1 + len(workers))
-    return run, tree(coordinator)
+    def states() -> list[str]:
+        return [worker.state for stage in run.stats().stages.values() for worker in stage.workers]
+
+    wait_until(lambda: "starting" not in states())
+    pids = tree(run._engine._link.coordinator_pid)
+    assert len(pids) == 1 + len(states())
+    return run, pids
 
 
 class Held:
