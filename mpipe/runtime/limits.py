@@ -31,8 +31,9 @@ from .wear import own_memory
 _MEMORY_NS = 50_000_000
 """How often to look at the memory of a worker that has a limit for it, in nanoseconds."""
 
-_LAST_WORDS_NS = 20_000_000
-"""Time for a worker to say where it hangs before it is killed, in nanoseconds."""
+_LAST_WORDS_NS = 100_000_000
+"""Time for a worker to say where it hangs before it is killed, in nanoseconds; on a busy machine it
+needs some to get to run at all."""
 
 
 class Kill(NamedTuple):
