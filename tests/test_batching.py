@@ -56,7 +56,7 @@ def test_an_unknown_service_time_gives_single_items() -> None:
 def test_a_frame_is_the_largest_power_of_two_that_takes_its_consumer_no_longer(
     service_ns: int,
 ) -> None:
-    items = frame_items(service_ns, 10**6, 8)
+    items = frame_items(service_ns, 10**6, 0)
     assert items & (items - 1) == 0
     assert items * service_ns <= FRAME_NS < 2 * items * service_ns
 
