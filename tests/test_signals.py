@@ -299,7 +299,8 @@ def test_alarms_at_random_while_pushing_lose_and_double_nothing() -> None:
     with reading(run) as got:
         while alarms < 300:
             try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.002))
+                # Python ignores what is raised in a finaliser: then another alarm comes
+                signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.00001, 0.002), 1.0)
                 while True:
                     item += 1
                     run.push(item)
