@@ -7,6 +7,7 @@ import pytest
 from mpipe.policy.batching import (
     FRAME_BYTES,
     FRAME_NS,
+    LEAST_FRAME_NS,
     MOST_PAUSE_S,
     credits_for,
     fair_share,
@@ -49,36 +50,44 @@ def test_credits_pay_for_all_items_from_their_price_on_and_never_for_more_bytes(
 
 
 def test_an_unknown_service_time_gives_single_items() -> None:
-    assert frame_items(0, 100, 8) == 1
+    assert frame_items(0, 100, 100, 8) == 1
 
 
 @pytest.mark.parametrize("service_ns", [300, 1_000, 99_000, 1_000_000, 6_000_000])
 def test_a_frame_is_the_largest_power_of_two_that_takes_its_consumer_no_longer(
     service_ns: int,
 ) -> None:
-    items = frame_items(service_ns, 10**6, 0)
+    items = frame_items(service_ns, 10**6, 10**6, 0)
     assert items & (items - 1) == 0
     assert items * service_ns <= FRAME_NS < 2 * items * service_ns
 
 
 def test_an_expensive_item_travels_alone() -> None:
-    assert frame_items(FRAME_NS * 50, 100, 8) == 1
+    assert frame_items(FRAME_NS * 50, 100, 100, 8) == 1
 
 
 def test_a_frame_takes_no_more_than_its_share() -> None:
-    assert frame_items(10, 8, 8) == 8
-    assert frame_items(10, 7, 8) == 4
+    assert frame_items(LEAST_FRAME_NS, 8, 100, 8) == 8
+    assert frame_items(LEAST_FRAME_NS, 7, 100, 8) == 4
+
+
+def test_a_frame_of_cheap_items_takes_more_than_its_share_but_leaves_room_for_another() -> (
+    None
+):
+    assert frame_items(LEAST_FRAME_NS / 64, 8, 100, 8) == 64
+    assert frame_items(LEAST_FRAME_NS / 1000, 8, 100, 8) == 64
+    assert frame_items(LEAST_FRAME_NS / 4, 8, 100, 8) == 8
 
 
 def test_large_items_travel_in_small_frames() -> None:
-    assert frame_items(10, 10**6, FRAME_BYTES / 4) == 4
-    assert frame_items(10, 10**6, FRAME_BYTES * 4) == 1
-    assert frame_items(10, 10**6, 1000, frame_bytes=5000) == 4
+    assert frame_items(10, 10**6, 10**6, FRAME_BYTES / 4) == 4
+    assert frame_items(10, 10**6, 10**6, FRAME_BYTES * 4) == 1
+    assert frame_items(10, 10**6, 10**6, 1000, frame_bytes=5000) == 4
 
 
 def test_items_of_unknown_size_are_limited_by_time_and_share_only() -> None:
-    assert frame_items(FRAME_NS / 64, 100, 0) == 64
-    assert frame_items(FRAME_NS / 64, 32, 0) == 32
+    assert frame_items(FRAME_NS / 64, 100, 100, 0) == 64
+    assert frame_items(FRAME_NS / 64, 32, 100, 0) == 32
 
 
 def test_a_source_rests_only_while_a_buffer_that_is_nearly_full_is_work_for_a_while() -> None:

@@ -1,14 +1,18 @@
 """How many items a frame should carry; pure arithmetic.
 
 A frame holds as many items as its consumer handles in some milliseconds, so that the cost of a
-hand-over is spread over many cheap items and an expensive item travels alone. It never holds more
-than its share of the buffer, so that each worker can have one frame in hand and one waiting.
+hand-over is spread over many cheap items and an expensive item travels alone. It holds no more than
+its share of the buffer, so that each worker can have one frame in hand and one waiting; unless that
+is so little work that handing it over takes longer: then fewer workers do more.
 """
 
 from __future__ import annotations
 
 FRAME_NS = 20_000_000
 """Service time that a full frame should take its consumer at most, in nanoseconds."""
+
+LEAST_FRAME_NS = 200_000
+"""Service time that a frame should take, whatever its share, as long as there can be two frames."""
 
 FRAME_BYTES = 1 << 17
 """Size beyond which a frame is sent as it is, in bytes."""
@@ -34,18 +38,20 @@ def items_for(credits: int, items: int, size: int, unit: int, credit_bytes: int)
 
 
 def frame_items(
-    service_ns: float, share: int, item_bytes: float, frame_bytes: int = FRAME_BYTES
+    service_ns: float, share: int, half: int, item_bytes: float, frame_bytes: int = FRAME_BYTES
 ) -> int:
     """Items for a frame, from the consumer's mean service time and the mean size of an item.
 
-    A power of two, so that small changes of the means do not change it: credits come back a frame
-    at a time. An unknown service time (0) gives frames of one item, so that it is soon known.
+    `share` is its share of the buffer, `half` that of one of two frames. A power of two, so that
+    small changes of the means do not change it: credits come back a frame at a time. An unknown
+    service time (0) gives frames of one item, so that it is soon known.
     """
     if service_ns <= 0:
         return 1
+    by_share = max(share, min(half, LEAST_FRAME_NS / service_ns))
     by_time = FRAME_NS / service_ns
     by_size = frame_bytes / item_bytes if item_bytes > 0 else by_time
-    most = int(max(1, min(by_time, by_size, share)))
+    most = int(max(1, min(by_time, by_size, by_share)))
     return 1 << most.bit_length() - 1
 
 

@@ -37,8 +37,9 @@ class Edge:
         self.producer = producer
         self.drop_on_full = drop_on_full
         self.order = order
-        self.share = fair_share(layout.buffer_items, layout.consumers)
-        self.share = min(self.share, layout.hand_words * layout.unit)
+        most = layout.hand_words * layout.unit
+        self._share = min(most, fair_share(layout.buffer_items, layout.consumers))
+        self._half = min(most, fair_share(layout.buffer_items, 1))
         self._frame_bytes = min(FRAME_BYTES, fair_share(layout.buffer_bytes, layout.consumers))
         self.frame_items = 1
         self.nap_s = _NAP_S
@@ -55,7 +56,9 @@ class Edge:
         if look:
             self._item_bytes = payload.size / max(1, payload.items)
             service = self.producer.consumer_service_ns()
-            self.frame_items = frame_items(service, self.share, self._item_bytes, self._frame_bytes)
+            self.frame_items = frame_items(
+                service, self._share, self._half, self._item_bytes, self._frame_bytes
+            )
             if service:
                 self.nap_s = min(FRAME_NS, self.frame_items * service) * 0.5e-9
         self._sent += 1
