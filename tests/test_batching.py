@@ -71,9 +71,7 @@ def test_a_frame_takes_no_more_than_its_share() -> None:
     assert frame_items(LEAST_FRAME_NS, 7, 100, 8) == 4
 
 
-def test_a_frame_of_cheap_items_takes_more_than_its_share_but_leaves_room_for_another() -> (
-    None
-):
+def test_a_frame_of_cheap_items_takes_more_than_its_share_but_leaves_room_for_another() -> None:
     assert frame_items(LEAST_FRAME_NS / 64, 8, 100, 8) == 64
     assert frame_items(LEAST_FRAME_NS / 1000, 8, 100, 8) == 64
     assert frame_items(LEAST_FRAME_NS / 4, 8, 100, 8) == 8
