@@ -249,8 +249,11 @@ def test_the_cost_of_an_item_is_what_a_run_takes_beyond_one_without_items() -> N
 def test_recovery_is_the_time_from_each_kill_to_its_replacements_first_item() -> None:
     deaths = recovery.see_deaths(10_000, workers=2, kills=2)
     assert len(deaths.items) == 4
-    assert sorted(times[0] for times in deaths.items)[2:] == pytest.approx(deaths.replaced)
-    assert all(0 < seconds < recovery.CALM_S for seconds in deaths.recoveries())
+    firsts = sorted(times[0] for times in deaths.items)[2:]  # told again, with the result
+    seen = list(zip(deaths.kills, deaths.replaced, firsts, strict=True))
+    assert all(kill < replaced <= first for kill, replaced, first in seen)
+    assert deaths.replaced[0] < deaths.kills[1]
+    assert deaths.recoveries() == [replaced - kill for kill, replaced, _ in seen]
 
 
 def test_the_longest_gap_is_that_of_the_workers_that_live_on() -> None:
