@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from difflib import get_close_matches
+from typing import NamedTuple
 
 from .errors import GraphError
 from .stage import StageSpec
 
 
-@dataclass(frozen=True)
-class Graph:
+class Graph(NamedTuple):
     """A named set of stages and directed edges between their names, checked by `validate`."""
 
     name: str
@@ -40,7 +38,7 @@ class Graph:
 
     def without_functions(self) -> Graph:
         """The same graph as plain data, for processes that must not know the user's code."""
-        return replace(self, stages=tuple(replace(stage, fn=None) for stage in self.stages))
+        return self._replace(stages=tuple(stage._replace(fn=None) for stage in self.stages))
 
     def validate(self) -> None:
         """Raise `GraphError` unless this is a non-empty, acyclic graph of known, joined stages."""
@@ -89,6 +87,8 @@ class Graph:
 
 def unknown_stage(name: str, names: Iterable[str]) -> str:
     """Say that `name` is not a stage, with the nearest valid name or all of them."""
+    from difflib import get_close_matches  # not in every start of a run
+
     valid = sorted(names)
     near = get_close_matches(str(name), valid, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"stages: {', '.join(map(repr, valid))}"

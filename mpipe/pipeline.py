@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from .engines import make_engine
@@ -137,7 +136,7 @@ class Pipeline:
         if "results" in options:
             raise OptionError("run: results are always kept; leave out results=")
         checked = _run_options(engine, results=True, **options)
-        checked = replace(checked, ordered_results=ordered)
+        checked = checked._replace(ordered_results=ordered)
         graph = self.graph
         graph.validate()
         source = iter(items)

@@ -8,8 +8,8 @@ ordered has a single worker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from .graph import Graph
 
@@ -83,7 +83,7 @@ def make_plan(graph: Graph, cores: int) -> Plan:
     share, rest = divmod(cores, len(open_stages)) if open_stages else (0, 0)
     counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
     workers = tuple(stage.workers or counts.get(stage.name, 1) for stage in stages)
-    return Plan(replace(graph, stages=stages), workers, cores)
+    return Plan(graph._replace(stages=stages), workers, cores)
 
 
 class Event(Protocol):
@@ -92,8 +92,7 @@ class Event(Protocol):
     def is_set(self) -> bool: ...
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(NamedTuple):
     """Checked options of `Pipeline.start`, which documents them."""
 
     results: bool = False

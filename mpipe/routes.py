@@ -9,7 +9,7 @@ then those over its second, and so on.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import GraphError
 from .graph import Graph
@@ -22,13 +22,12 @@ MAX_HOPS = 160
 """Most stages in a row before one that is ordered: their tags must fit a pipe's atomic write."""
 
 
-@dataclass(frozen=True)
-class Routes:
+class Routes(NamedTuple):
     """What must be known of a graph to keep source order in it; names are those of stages."""
 
     ordered: tuple[str, ...]
     """Who sees its input in source order: stages, or `CALLER`."""
-    count: Mapping[str, int]
+    into: Mapping[str, int]
     """Number of routes into each stage, and to `CALLER`."""
     first: Mapping[tuple[str, str], int]
     """Per edge, the number at its target of the first route that comes over it."""
@@ -42,7 +41,7 @@ class Routes:
     @property
     def one_by_one(self) -> bool:
         """Whether a source's frames must be of one item, because routes meet before an order."""
-        return any(self.count[name] > 1 for name in self.ordered)
+        return any(self.into[name] > 1 for name in self.ordered)
 
 
 def find_routes(graph: Graph, ordered_results: bool) -> Routes:
@@ -50,29 +49,29 @@ def find_routes(graph: Graph, ordered_results: bool) -> Routes:
     stages = graph.topological()
     ordered = [stage.name for stage in stages if stage.ordered]
     ordered += [CALLER] if ordered_results else []
-    count: dict[str, int] = {}
+    into: dict[str, int] = {}
     hops: dict[str, int] = {}
     first: dict[tuple[str, str], int] = {}
-    into = {stage.name: graph.upstream(stage.name) for stage in stages}
-    into[CALLER] = graph.terminals
-    for name, sources in into.items():
+    feeding = {stage.name: graph.upstream(stage.name) for stage in stages}
+    feeding[CALLER] = graph.terminals
+    for name, sources in feeding.items():
         total = 0
         for source in sources:
             first[source, name] = total
-            total += count[source]
-        count[name] = total if sources else 1
+            total += into[source]
+        into[name] = total if sources else 1
         hops[name] = 1 + max((hops[source] for source in sources), default=0)
         if name in ordered:
-            _check(name, count[name], hops[name])
+            _check(name, into[name], hops[name])
     onward: dict[str, tuple[tuple[str, int], ...]] = {}
-    for name in reversed(into):
+    for name in reversed(feeding):
         reached = [(name, 0)] if name in ordered else []
-        for target in into:
+        for target in feeding:
             if (name, target) in first:
                 shift = first[name, target]
                 reached += [(end, shift + more) for end, more in onward[target]]
         onward[name] = tuple(reached)
-    return Routes(tuple(ordered), count, first, onward)
+    return Routes(tuple(ordered), into, first, onward)
 
 
 def _check(name: str, routes: int, hops: int) -> None:

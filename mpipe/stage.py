@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from .breaker import CircuitBreaker
 from .errors import OptionError
@@ -83,8 +82,7 @@ def loses_memory(option: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """One option of `add_stage`: a test of its value, and what the test asks for.
 
     Defaults are those of `StageSpec`.
@@ -144,8 +142,7 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
-@dataclass(frozen=True)
-class StageSpec:
+class StageSpec(NamedTuple):
     """A stage as the graph holds it: name, function, kind and checked options (see `OPTIONS`).
 
     `is_factory` says that `fn()` makes the `Stage` object, in the worker.

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import psutil
@@ -283,4 +282,4 @@ def _cancelled(reason: str) -> Cancelled:
 def _private(spec: StageSpec) -> StageSpec:
     """The spec with a stage object of this run's own."""
     packed = pack_function(spec)
-    return replace(spec, fn=pickle.loads(packed)[0]) if isinstance(spec.fn, Stage) else spec
+    return spec._replace(fn=pickle.loads(packed)[0]) if isinstance(spec.fn, Stage) else spec

@@ -83,7 +83,7 @@ class ProcessesEngine:
         self._gates = {i: SharedGate(fds) for i, fds in enumerate(spec.gates) if fds is not None}
         self._arrangement: Arrangement | None = None
         if CALLER in spec.routes.ordered:
-            self._arrangement = Arrangement(spec.routes.count[CALLER], spec.gap_pipe(CALLER))
+            self._arrangement = Arrangement(spec.routes.into[CALLER], spec.gap_pipe(CALLER))
         self._source = Source(spec, self._channels, list(self._orders(spec)))
         turns = self._pushing, self._looking, self._link.turns
         self._reader = Reader(spec, self._link.check, turns)

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 MAX_SETUP_DEATHS = 10
 MAX_UNEXPLAINED_DEATHS = 20
@@ -32,8 +33,7 @@ class Verdict(Enum):
     FRAME_FAILS = auto()
 
 
-@dataclass(frozen=True)
-class Death:
+class Death(NamedTuple):
     """What is known of a death.
 
     `frame` is the token in hand (0 for none, `END` while finishing), `item` the index that was
@@ -54,15 +54,14 @@ class Death:
     """Where its threads were, as far as it could say."""
 
 
-@dataclass(frozen=True)
-class Caution:
+class Caution(NamedTuple):
     """What a replacement is told: to handle frame `frame` carefully.
 
     `condemned` has the last death on each item that is not to be tried, by index in the frame.
     """
 
-    frame: int = 0
-    condemned: Mapping[int, Death] = field(default_factory=dict)
+    frame: int
+    condemned: Mapping[int, Death]
 
 
 @dataclass

@@ -8,7 +8,6 @@ and no main guard is needed.
 from __future__ import annotations
 
 import pickle
-import random
 import sys
 import types
 from typing import Any
@@ -81,6 +80,6 @@ def _is_function_of_main(value: Any) -> bool:
 
 def reseed() -> None:
     """Give a forked worker random numbers of its own."""
-    random.seed()
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()
+    for name in "random", "numpy.random":
+        if name in sys.modules:
+            sys.modules[name].seed()

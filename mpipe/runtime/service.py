@@ -26,7 +26,6 @@ import socket
 import sys
 import time
 import traceback
-from pathlib import Path
 
 from ..errors import MPipeError
 from ..transport.descriptors import set_limit
@@ -91,10 +90,12 @@ def _holds_nothing(line: socket.socket) -> bool:
         return False
     listed = {int(fd) for fd in os.listdir("/proc/self/fd")}
     known = {*_STANDARD, line.fileno()}
+    with open("/proc/self/maps") as maps:
+        mapped = maps.read()
     return (
         len(listed - known) == 1  # what listed them
         and len(os.listdir("/proc/self/task")) == 1
-        and "/memfd:" not in Path("/proc/self/maps").read_text()
+        and "/memfd:" not in mapped
     )
 
 

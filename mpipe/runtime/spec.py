@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..plan import Plan
 from ..routes import Routes
@@ -14,8 +14,7 @@ from ..transport.pipe import PipeFds
 from .ordering import EdgeOrder
 
 
-@dataclass(frozen=True)
-class RunSpec:
+class RunSpec(NamedTuple):
     """One run. The plan's stages carry no functions: `functions[i]` is stage i's, pickled.
 
     `channels[i]` stands in front of stage i, `results` and `dead_letters` in front of the caller;

@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -119,7 +118,7 @@ class Worker:
             fn = load_function(self._function)
         except Exception as error:
             raise self.error("could not load the stage's function", error) from error
-        kernel = Kernel(replace(self._options, fn=fn), self._index, self._emitter, self._gate)
+        kernel = Kernel(self._options._replace(fn=fn), self._index, self._emitter, self._gate)
         self._emitter.batch = lambda: kernel.batch
         self._kernel = kernel
         kernel.open()
@@ -140,7 +139,7 @@ class Worker:
         store, name = Store(self._spec.stores, self._counters.seat), self._options.name
         routes = gaps = None
         if self._options.ordered:
-            routes, gaps = self._spec.routes.count[name], self._spec.gap_pipe(name)
+            routes, gaps = self._spec.routes.into[name], self._spec.gap_pipe(name)
         backlog = Backlog(self._consumer, self._counters, store, routes, gaps)
         return backlog, backlog
 

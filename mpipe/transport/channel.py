@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from . import memory
 from .layout import SLOT_BYTES, SPARE, ChannelLayout
@@ -26,8 +26,7 @@ from .pipe import PipeFds, TokenPipe, create_pipe, room_for
 from .token import END, first_token
 
 
-@dataclass(frozen=True)
-class ChannelFds:
+class ChannelFds(NamedTuple):
     """What a process needs to open a channel: sizes and inherited descriptors."""
 
     layout: ChannelLayout

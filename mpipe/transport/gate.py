@@ -17,8 +17,8 @@ import os
 import time
 from array import array
 from contextlib import suppress
-from dataclasses import dataclass
 from select import PIPE_BUF
+from typing import NamedTuple
 
 from ..stats import BreakerStats
 from . import memory
@@ -46,8 +46,7 @@ _COUNT_MASK = (1 << _COUNT) - 1
 _TAG_MASK = (1 << 24) - 1
 
 
-@dataclass(frozen=True)
-class GateFds:
+class GateFds(NamedTuple):
     """What a process needs to open the gate of a stage with so many seats."""
 
     seats: int

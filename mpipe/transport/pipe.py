@@ -12,7 +12,7 @@ import os
 import select
 import struct
 import termios
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 from .descriptors import lift
 from .layout import PAGE
@@ -23,8 +23,7 @@ _ENOUGH_BYTES = 1 << 16
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032  # in fcntl from Python 3.10 on, if libc has them
 
 
-@dataclass(frozen=True)
-class PipeFds:
+class PipeFds(NamedTuple):
     """Descriptors of one pipe. The same pipe is open twice for reading, because O_NONBLOCK belongs
     to the open and a reader needs both ways."""
 
@@ -33,7 +32,7 @@ class PipeFds:
     write: int
 
     def all(self) -> tuple[int, ...]:
-        return astuple(self)
+        return tuple(self)
 
 
 def create_pipe(least_bytes: int, most_bytes: int = 0) -> PipeFds:
