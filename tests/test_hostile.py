@@ -442,3 +442,20 @@ def test_a_run_among_garbage_that_refers_to_itself_ends_without_a_word() -> None
         assert not psutil.Process().children()
     """
     assert run_program(program) == ""
+
+
+def test_a_worker_that_is_stopped_when_it_is_done_ends_without_a_word() -> None:
+    program = """
+        import os, signal, sys, mpipe
+        os.dup2(1, 2)
+
+        class Last:
+            def write(self, text): ...
+            def flush(self): os.kill(os.getpid(), signal.SIGTERM)
+
+        def replace_output(x):
+            sys.stdout = Last()
+
+        assert list(mpipe.imap(replace_output, [1], workers=1)) == [None]
+    """
+    assert run_program(program) == ""

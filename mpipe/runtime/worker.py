@@ -321,6 +321,7 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
             worker.open()
             worker.work()
             worker.close()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # beyond here `Stopped` is not caught
         except Exception as error:
             report = error if isinstance(error, StageError) else worker.error("broke", error)
             reporter.error(report)
