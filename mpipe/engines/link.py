@@ -58,7 +58,10 @@ class Link:
         for fd in (*fds, self._socket.fileno() if self._open else -1):
             if fd >= 0:  # not closed by another thread
                 poll.register(fd, select.POLLIN)
-        poll.poll(seconds * 1000)
+        if fds or seconds >= 0.001:
+            poll.poll(seconds * 1000)
+        else:
+            time.sleep(seconds)
         self.pump()
 
     def pump(self) -> None:
