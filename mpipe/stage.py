@@ -153,8 +153,8 @@ class StageSpec(NamedTuple):
     kind: Kind = "flat"
     is_factory: bool = False
     workers: int | None = None
-    buffer_size: int = 10_000
-    buffer_bytes: int = 1 << 26
+    buffer_size: int = 1 << 15
+    buffer_bytes: int = 1 << 23
     drop_on_full: bool = False
     ordered: bool = False
     on_error: str = "raise"

@@ -273,8 +273,8 @@ def test_every_option_of_the_schema_has_the_documented_default_which_it_accepts(
     defaults = {name: getattr(spec, name) for name in OPTIONS}
     assert defaults == {
         "workers": None,
-        "buffer_size": 10_000,
-        "buffer_bytes": 1 << 26,
+        "buffer_size": 1 << 15,
+        "buffer_bytes": 1 << 23,
         "drop_on_full": False,
         "ordered": False,
         "on_error": "raise",

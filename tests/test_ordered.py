@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -272,3 +273,33 @@ def test_a_source_that_is_ahead_of_source_order_waits_where_nothing_may_be_dropp
         stats = run.drain()
     assert stats.edges[0].target == "keep"
     assert stats.edges[0].dropped == 0
+
+
+def test_large_results_that_wait_for_a_late_one_stop_the_source(tmp_path: Path) -> None:
+    def fill(x: int) -> bytes:
+        while x == 0 and not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        return bytes(1 << 19)
+
+    pulled: list[float] = []
+
+    def source() -> Iterator[int]:
+        for x in range(400):
+            pulled.append(time.monotonic())
+            yield x
+
+    def rests() -> bool:
+        return len(pulled) > 1 and time.monotonic() - pulled[-1] > 1.0
+
+    def let_go() -> None:
+        wait_until(rests, within=30.0)
+        seen.append(len(pulled))
+        (tmp_path / "go").touch()
+
+    seen: list[int] = []
+    watching = threading.Thread(target=let_go)
+    watching.start()
+    pipeline = mpipe.Pipeline().add_map("fill", fill, workers=2, buffer_size=20)
+    assert sum(map(len, pipeline.run(source(), ordered=True))) == 400 << 19
+    watching.join()
+    assert 128 <= seen[0] <= 128 + 2 * 20 + 40  # held are 64 MiB; two buffers, frames in hand

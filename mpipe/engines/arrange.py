@@ -15,7 +15,9 @@ class Arrangement:
     """Puts frames of results in order; `routes` lead to the caller, `gaps` says what is missing."""
 
     def __init__(self, routes: int, gaps: GapPipe) -> None:
-        self._order: Reorder[list[Any]] = Reorder(routes, lambda items: None)
+        self._order: Reorder[tuple[int, list[Any]]] = Reorder(routes, self._let_go)
+        self.held_bytes = 0
+        """Size of what waits here for its turn, pickled."""
         self._gaps = gaps
         self._landing = memoryview(bytearray(select.PIPE_BUF))
         self.fd = gaps.fd
@@ -27,13 +29,18 @@ class Arrangement:
 
     def add(self, header: Header, items: list[Any]) -> None:
         """Take a frame of results."""
-        self._order.add(header.tag.place, items)
+        self.held_bytes += header.payload_bytes
+        self._order.add(header.tag.place, (header.payload_bytes, items))
 
     def ready(self, at_end: bool = False) -> Iterator[list[Any]]:
         """What is in order now; `at_end`, all there is."""
         while self._gaps.take(self._landing):
             place = self._gaps.landed(self._landing)
             assert place is not None
-            self._order.add(place, [])
-        while (items := self._order.pop(at_end)) is not None:
-            yield items
+            self._order.add(place, (0, []))
+        while (held := self._order.pop(at_end)) is not None:
+            self._let_go(held)
+            yield held[1]
+
+    def _let_go(self, held: tuple[int, list[Any]]) -> None:
+        self.held_bytes -= held[0]

@@ -103,7 +103,7 @@ class ProcessesEngine:
 
     def _progress_of_results(self) -> tuple[int, int]:
         assert self._arrangement is not None
-        return self._arrangement.next, 0
+        return self._arrangement.next, self._arrangement.held_bytes
 
     # Input.
 
