@@ -34,7 +34,7 @@ def shared_bytes() -> int:
 
 
 @pytest.mark.parametrize(
-    ("options", "budget"), [({"buffer_bytes": 8 * MIB}, 8 * MIB), ({}, 64 * MIB)]
+    ("options", "budget"), [({"buffer_bytes": 64 * MIB}, 64 * MIB), ({}, 8 * MIB)]
 )
 def test_push_waits_for_the_bytes_of_what_is_queued_and_hands_back_the_rest(
     tmp_path: Path, options: dict[str, int], budget: int

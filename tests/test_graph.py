@@ -350,11 +350,11 @@ def test_a_pipeline_prints_its_graph_and_its_mermaid_chart() -> None:
     pipeline = chain("a", "b")
     assert repr(pipeline) == (
         "Pipeline('p')\n"
-        "  a: workers=1 buffer_size=10000 -> b\n"
-        "  b: workers=1 buffer_size=10000 -> out"
+        "  a: workers=1 buffer_size=32768 -> b\n"
+        "  b: workers=1 buffer_size=32768 -> out"
     )
     assert pipeline.to_mermaid() == (
-        'flowchart LR\n    s0["a x 1"]\n    s1["b x 1"]\n    s0 -->|10000| s1'
+        'flowchart LR\n    s0["a x 1"]\n    s1["b x 1"]\n    s0 -->|32768| s1'
     )
 
 
