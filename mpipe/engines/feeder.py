@@ -97,7 +97,8 @@ class Feeder:
         look, size, began = 0, 1, clock()
         for item in items:
             pending.append(item)
-            pending.extend(islice(items, size - 1))  # seen by `nudge` as they come
+            lacking = max(0, self._frame_items - len(pending))
+            pending.extend(islice(items, min(size - 1, lacking)))  # seen by `nudge` as they come
             now = clock()
             size = min(2 * size, self._frame_items) if now - began < _QUICK_NS else 1
             if len(pending) < self._frame_items:
