@@ -14,7 +14,7 @@ FRAME_NS = 20_000_000
 LEAST_FRAME_NS = 200_000
 """Service time that a frame should take, whatever its share, as long as there can be two frames."""
 
-FRAME_BYTES = 1 << 17
+FRAME_BYTES = 1 << 18
 """Size beyond which a frame is sent as it is, in bytes."""
 
 LEAST_PAUSE_S, MOST_PAUSE_S = 0.005, 0.05
