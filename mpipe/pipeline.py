@@ -37,7 +37,8 @@ class Pipeline:
         Options (checked here; an unknown or bad one raises `OptionError`):
 
         - `workers` (None): exactly so many processes; None leaves the number to mpipe.
-        - `buffer_size` (32768): most items that wait in front of the stage.
+        - `buffer_size` (32768): most items that wait in front of the stage; at most 1,024 of
+          those that travel one by one, as they do when they are pushed so or take long.
         - `buffer_bytes` (2**23): most bytes of them, pickled; but one frame may always wait.
         - `drop_on_full` (False): items that find the buffer full are dropped and counted.
         - `ordered` (False): the stage's one worker sees the items in source order; of one source

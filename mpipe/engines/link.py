@@ -54,13 +54,13 @@ class Link:
 
     def wait(self, fds: Sequence[int], seconds: float) -> None:
         """Wait until one of the descriptors is readable or the coordinator has said something."""
-        poll = select.poll()
-        for fd in (*fds, self._socket.fileno() if self._open else -1):
-            if fd >= 0:  # not closed by another thread
-                poll.register(fd, select.POLLIN)
         if fds or seconds >= 0.001:
+            poll = select.poll()
+            for fd in (*fds, self._socket.fileno() if self._open else -1):
+                if fd >= 0:  # not closed by another thread
+                    poll.register(fd, select.POLLIN)
             poll.poll(seconds * 1000)
-        else:
+        else:  # a poll would round it up to a millisecond
             time.sleep(seconds)
         self.pump()
 
