@@ -235,6 +235,8 @@ def broke_rightly(results: list[Any], letters: list[Any], n: int) -> bool:
 
 
 POISON = (3, 40)
+POISONED = range(10**9, 10**9 + 10)
+"""What poison gives: numbers that no source comes to."""
 POISON_DEATHS = 200
 """More than the lines at which a worker has an item that is not poison in hand."""
 
@@ -245,7 +247,7 @@ def poison() -> mpipe.Pipeline:
     def work(x: int) -> Iterator[int]:
         yield x
         if x in POISON:
-            for y in range(1000, 1010):
+            for y in POISONED:
                 yield y
                 time.sleep(0.0003)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -263,7 +265,7 @@ def poison() -> mpipe.Pipeline:
 
 def without_poison(results: list[Any], letters: list[Any], n: int) -> bool:
     """What the poison gave before it was failed is out, or not; all else is exact."""
-    got = Counter(y for y in results if not 1000 <= y[1] < 1010 and y[1] not in POISON)
+    got = Counter(y for y in results if y[1] not in (*POISONED, *POISON))
     spared = [x for x in range(n) if x not in POISON]
     wanted = Counter((way, y) for x in spared for y in (x, -x) for way in ("left", "right"))
     rest = Counter(results) - got
