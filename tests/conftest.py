@@ -36,3 +36,9 @@ def no_hang() -> Iterator[None]:
     helpers.not_hanging()
     yield
     faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(params=["inline", "processes"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Both, for what every engine promises."""
+    return str(request.param)

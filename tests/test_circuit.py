@@ -28,11 +28,6 @@ FOREVER = {"open_for": 1000, "max_open_for": 1000}
 QUICK = {"window": 8, "min_calls": 4, "open_for": 0.05, "max_open_for": 0.1, "probes": 3}
 
 
-@pytest.fixture(params=["inline", "processes"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 Start = Callable[..., Run]
 
 
