@@ -21,6 +21,7 @@ class Run:
 
     def __init__(self, graph: Graph, engine: Engine, has_results: bool) -> None:
         self._graph = graph
+        self._sources = graph.sources
         self._engine = engine
         self._has_results = has_results
         self._cancelled = False
@@ -35,7 +36,7 @@ class Run:
         """
         if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
             raise OptionError(f"push: timeout must be seconds, 0 or more, not {timeout!r}")
-        targets = self._graph.sources
+        targets = self._sources
         if stage is not None:
             if stage not in targets:
                 raise GraphError(self._not_a_source(stage))
@@ -46,7 +47,7 @@ class Run:
         names = [spec.name for spec in self._graph.stages]
         if stage not in names:
             return f"push: {unknown_stage(stage, names)}"
-        sources = ", ".join(map(repr, self._graph.sources))
+        sources = ", ".join(map(repr, self._sources))
         return f"push: stage {stage!r} is fed by other stages; push goes to: {sources}"
 
     def close(self) -> None:

@@ -83,7 +83,7 @@ class Source:
         self._one_by_one = spec.routes.one_by_one
         self.pushed = 0
         """Items accepted so far: the number of the next source item."""
-        self._encoded: tuple[Sequence[Any], int, Payload] | None = None
+        self._encoded: tuple[Sequence[Any], Payload] | None = None
         self._under_way: _Batch | None = None
         self.is_whole = True
         """Whether no exception from outside has left anything undone; else call `mend`."""
@@ -101,7 +101,7 @@ class Source:
     def send(
         self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, patient: bool
     ) -> int | Wait:
-        """Send a frame of the first items to all targets, as far as there is room in each.
+        """Send a frame's worth of items to all targets, as far as there is room in each.
 
         Returns how many items are settled, or what to wait for before the next try; when `patient`
         that may be more room than there is for a few. Raises `frame.Unsendable` before anything
@@ -122,13 +122,10 @@ class Source:
         self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, patient: bool
     ) -> int | Wait:
         edges = [self._edges[name] for name in targets if not self._edges[name].drop_on_full]
-        count, ahead = min(len(items), self.frame_items(targets)), self.is_ahead
+        ahead = self.is_ahead
         if not self.can_mark or (edges and ahead):
             return Wait([], BEHIND_S)
-        room = _room(edges, count, 0, patient)
-        if isinstance(room, Wait):
-            return room
-        payload = self._encode(items, room, max_item_bytes)
+        payload = self._encode(items, max_item_bytes)
         room = _room(edges, payload.items, payload.size, patient)
         if isinstance(room, Wait):
             return room
@@ -143,14 +140,12 @@ class Source:
         self._carry_out(self._under_way, self._offer)
         return payload.items
 
-    def _encode(self, items: Sequence[Any], count: int, max_item_bytes: int) -> Payload:
-        """Some of the first items, not pickled again for each look whether there is room."""
-        if self._encoded is not None:
-            known, most, payload = self._encoded
-            if known is items and most == count:
-                return payload
-        payload = encode_all(items[:count], max_item_bytes)[0]
-        self._encoded = items, count, payload
+    def _encode(self, items: Sequence[Any], max_item_bytes: int) -> Payload:
+        """As many of the first items as one frame may hold; pickled once for all looks for room."""
+        if self._encoded is not None and self._encoded[0] is items:
+            return self._encoded[1]
+        payload = encode_all(items, max_item_bytes)[0]
+        self._encoded = items, payload
         return payload
 
     def skip(self) -> None:
@@ -241,7 +236,7 @@ def _room(edges: Sequence[Edge], items: int, size: int, patient: bool) -> int | 
         got = producer.acquire(items, size)
         if not got:
             fds = [producer.channel.free.fds.read_now] if producer.can_take_more else []
-            return Wait(fds, ROOM_S if size else None)
+            return Wait(fds, ROOM_S if producer.holds_credits else None)
         if got < items and patient and producer.consumers_are_busy():
             return Wait([], edge.nap_s)
         items, size = got, size * got // items

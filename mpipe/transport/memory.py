@@ -81,7 +81,7 @@ class Area:
 
     def part(self, index: int, size: int) -> memoryview:
         """The first `size` bytes of a part."""
-        view = self._map_whole()
+        view = self._view or self._map_whole()
         if view is None:
             return memoryview(map_shared(self._fd, size, self._offset + index * self._part_bytes))
         start = index * self._part_bytes

@@ -159,6 +159,11 @@ class Producer:
         """Whether the hand has room for further credits."""
         return self._end < self._hand_end
 
+    @property
+    def holds_credits(self) -> bool:
+        """Whether there are credits in the hand, though perhaps too few."""
+        return self._end > self._hand
+
     def give_back(self) -> None:
         """Return the credits in hand."""
         if full := self._full():
