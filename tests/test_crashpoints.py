@@ -28,7 +28,7 @@ NOT_IN_WORKERS = r"""
     | create_gap_pipe | GapPipe\.has_room | GateFds\.all | create_gate
     | SharedGate\.(close|stats|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
     | create_file | unmap | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
-    | first_token | Store\.close
+    | first_token | Store\.close | Producer\.holds_credits
 """
 """Functions that the caller or the coordinator runs, or a worker only with `max_memory`."""
 

@@ -195,7 +195,7 @@ class Kernel:
         self._reset(items)
         self._watch = watch
         singly = watch is not None or self._gate is not None
-        size = 1 if singly or len(items) == 1 else run_items(self._mean_ns)
+        size = 1 if singly else run_items(self._mean_ns)
         if size == 1:
             self._handle_singly(items, watch)
         else:
