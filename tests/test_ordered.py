@@ -292,9 +292,11 @@ def test_large_results_that_wait_for_a_late_one_stop_the_source(tmp_path: Path) 
         return len(pulled) > 1 and time.monotonic() - pulled[-1] > 1.0
 
     def let_go() -> None:
-        wait_until(rests, within=30.0)
-        seen.append(len(pulled))
-        (tmp_path / "go").touch()
+        try:
+            wait_until(rests, within=30.0)
+            seen.append(len(pulled))
+        finally:
+            (tmp_path / "go").touch()
 
     seen: list[int] = []
     watching = threading.Thread(target=let_go)

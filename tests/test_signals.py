@@ -289,7 +289,9 @@ def test_a_handler_that_drains_in_the_middle_of_a_push_is_told_so() -> None:
     assert run.drain().stages["a"].processed == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a finaliser
+@pytest.mark.filterwarnings(  # an alarm in a finaliser: Python says that it ignores it
+    r"ignore:(?s).*\bInterrupt\b:pytest.PytestUnraisableExceptionWarning"
+)
 def test_alarms_at_random_while_pushing_lose_and_double_nothing() -> None:
     def alarm(number: int, frame: object) -> None:
         raise Interrupt
