@@ -141,22 +141,12 @@ def test_one_item_that_expands_to_millions_runs_in_bounded_memory() -> None:
 
 
 def test_unread_results_make_drain_raise_rather_than_wait_for_ever() -> None:
-    pipeline = mpipe.Pipeline().add_map("copy", lambda x: x, workers=1)
+    pipeline = mpipe.Pipeline().add_map("copy", lambda x: x, workers=1, buffer_size=100)
     run = pipeline.start(results=True)
-    pusher_done = []
-
-    def push() -> None:
-        try:
-            run.push(*range(5000))
-        except mpipe.MPipeError:
-            pusher_done.append(True)
-
-    thread = threading.Thread(target=push)
-    thread.start()
-    time.sleep(0.5)
+    with pytest.raises(mpipe.Full):
+        run.push(*range(5000), timeout=0.5)
     with pytest.raises(mpipe.MPipeError, match=r"nobody reads its results; iterate run.results"):
         run.drain()
-    thread.join()
 
 
 def test_results_that_fit_their_buffer_stay_readable_after_drain() -> None:
