@@ -251,6 +251,24 @@ def test_a_process_forked_from_a_worker_changes_nothing(tmp_path: Path, ending: 
     assert outputs.stats().stages["fork"].restarts == 0
 
 
+def test_a_process_forked_from_a_worker_ends_at_sigterm_however_early_it_comes() -> None:
+    def fork_and_end(x: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+            os._exit(1)
+        os.kill(pid, signal.SIGTERM)
+        for _ in range(1000):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(pid, signal.SIGKILL)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert set(mpipe.imap(fork_and_end, range(100), workers=2)) == {-signal.SIGTERM}
+
+
 def test_threads_that_a_function_leaves_behind_do_not_hold_the_end_up() -> None:
     def leave(x: int) -> int:
         for daemon in (True, False):
