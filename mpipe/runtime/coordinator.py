@@ -33,6 +33,7 @@ from .blame import Death, Record, Verdict, describe_crashes
 from .breakers import Breakers
 from .children import make_worker
 from .limits import Kill, Limits
+from .orphans import Orphans
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
 
@@ -86,6 +87,7 @@ class Coordinator:
         self._limits = Limits(plan, self._board)
         self._autopsy = Autopsy(self._board, spec.last_words)
         self._breakers = Breakers(spec, self._log)
+        self._orphans = Orphans()
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -107,8 +109,8 @@ class Coordinator:
         for seat in self._seats:
             self._start(seat)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
-            waits = self._next_restart(), self._limits.wait_s(), self._breakers.wait_s()
-            self._serve(_earliest(*waits))
+            self._serve(self._wait_s())
+            self._orphans.look({seat.pid for seat in self._seats})
             self._enforce_limits()
             self._restart_due()
             if failure := self._breakers.tick():
@@ -125,6 +127,7 @@ class Coordinator:
             self._stop_workers()
             if not told:
                 self._tell(self._outcome)
+        self._orphans.end_all()
         self._board.put_coordinator_cpu(time.process_time_ns() - self._cpu_ns)
         return self._outcome is None
 
@@ -140,6 +143,15 @@ class Coordinator:
     def _serve(self, timeout: float | None) -> None:
         for key, _ in self._selector.select(timeout):
             key.data()
+
+    def _wait_s(self) -> float | None:
+        """How long there is nothing to do if nothing happens, in seconds."""
+        return _earliest(
+            self._next_restart(),
+            self._limits.wait_s(),
+            self._breakers.wait_s(),
+            self._orphans.wait_s(),
+        )
 
     def _next_restart(self) -> float | None:
         """Seconds until then, None if no worker is to be restarted."""
@@ -196,6 +208,7 @@ class Coordinator:
         _, status, usage = os.wait4(seat.pid, 0)
         seat.cpu_ns += int((usage.ru_utime + usage.ru_stime) * 1e9)
         seat.pid = 0
+        self._orphans.worker_ended()
         self._put(seat, counters.CPU_NS, seat.cpu_ns)
         self._put(seat, counters.PID, 0)
         exitcode = os.waitstatus_to_exitcode(status)
