@@ -36,7 +36,7 @@ class Pipeline:
         `fn(item)` returns a list, tuple, generator or iterator of outputs, or `None` for none.
         Options (checked here; an unknown or bad one raises `OptionError`):
 
-        - `workers` (None): exactly so many processes; None leaves the number to mpipe.
+        - `workers` (None): exactly so many processes, up to 1,024; None leaves it to mpipe.
         - `buffer_size` (32768): most items that wait in front of the stage; at most 1,024 of
           those that travel one by one, as they do when they are pushed so or take long.
         - `buffer_bytes` (2**23): most bytes of them, pickled; but one frame may always wait.

@@ -14,6 +14,9 @@ Kind = Literal["flat", "map", "filter"]
 
 ON_ERROR = ("raise", "skip", "dead_letter")
 
+MOST_WORKERS = 1024
+"""Most workers of a stage: more than a machine has cores, few enough to catch a slip."""
+
 
 class Stage:
     """Base class of a stage with state; pass an instance or a zero-argument factory to `add_stage`.
@@ -111,8 +114,8 @@ def _optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 OPTIONS: Mapping[str, Option] = {
     "workers": Option(
-        _optional(_integer(1)),
-        "a whole number of processes, 1 or more, or None for a share of the cores",
+        _optional(lambda value: _integer(1)(value) and value <= MOST_WORKERS),
+        f"a whole number of processes from 1 to {MOST_WORKERS}, or None for a share of the cores",
     ),
     "buffer_size": Option(_integer(1), "a whole number of items, 1 or more"),
     "buffer_bytes": Option(_integer(1), "a whole number of bytes, 1 or more"),
@@ -179,6 +182,7 @@ def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> Sta
             expects = OPTIONS[key].expects
             raise OptionError(f"stage {name!r}: {key} must be {expects}, not {value!r}")
     spec = StageSpec(name, fn, kind, _is_factory(name, fn, kind), **options)
+    _check_sort(spec)
     if _is_stage(fn):
         _check_memory(spec)
     if spec.ordered and spec.workers not in (None, 1):
@@ -191,6 +195,22 @@ def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> Sta
 
 def _is_stage(fn: Any) -> bool:
     return isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage))
+
+
+def _check_sort(spec: StageSpec) -> None:
+    """Whether calling the function gives what it computes, and not only an object that would."""
+    fn = spec.fn.process if _is_stage(spec.fn) else spec.fn
+    name, where = getattr(fn, "__name__", repr(fn)), f"stage {spec.name!r}"
+    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+        raise OptionError(
+            f"{where}: {name!r} is an async function, and nothing here runs an event loop; "
+            f"pass a function that does, by asyncio.run()"
+        )
+    if spec.kind != "flat" and inspect.isgeneratorfunction(fn):
+        raise OptionError(
+            f"{where}: {name!r} is a generator function, of any number of outputs; "
+            f"pass it to add_stage, not add_{spec.kind}"
+        )
 
 
 def _check_memory(spec: StageSpec) -> None:

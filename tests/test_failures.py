@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import assert_gone, killing, wait_until
+from helpers import assert_gone, coordinator_with, killing, wait_until
 
 import mpipe
 from mpipe.engines import standby
@@ -289,3 +289,22 @@ def test_drain_with_a_timeout_can_be_tried_again(tmp_path: Path) -> None:
         run.drain(timeout=0.3)
     opened.touch()
     assert run.drain(timeout=30).stages["slow"].processed == 1
+
+
+def test_a_cancel_is_heard_while_workers_are_being_started(tmp_path: Path) -> None:
+    forks = tmp_path / "forks"
+    code = f"""
+    import os, time
+    fork = os.fork
+    def slow_fork():
+        time.sleep(0.05)
+        with open({str(forks)!r}, "a") as file:
+            file.write("1")
+        return fork()
+    os.fork = slow_fork
+    """
+    with coordinator_with(code):
+        run = mpipe.Pipeline().add_map("work", abs, workers=100).start()
+        wait_until(forks.exists)
+        run.cancel()
+    assert forks.stat().st_size < 50

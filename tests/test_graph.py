@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +34,23 @@ class Total(mpipe.Stage):
         return [1]
 
 
+class Later(mpipe.Stage):
+    async def process(self, item: Any) -> list[Any]:  # type: ignore[override]
+        return [item]
+
+
+async def run_later(item: Any) -> list[Any]:
+    return [item]
+
+
+async def give_later(item: Any) -> AsyncIterator[Any]:
+    yield item
+
+
+def give(item: Any) -> Iterator[Any]:
+    yield item
+
+
 class Needy(mpipe.Stage):
     def __init__(self, path: str) -> None:
         self.path = path
@@ -45,11 +62,13 @@ OPTION_NAMES = (
 )
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
-    ({"workers": 0}, "stage 'a': workers must be a whole number of processes, 1 or more, or None "
-        "for a share of the cores, not 0"),
-    ({"workers": 2.0}, "stage 'a': workers must be a whole number of processes, 1 or more, or "
+    ({"workers": 0}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
+        "None for a share of the cores, not 0"),
+    ({"workers": 1025}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
+        "None for a share of the cores, not 1025"),
+    ({"workers": 2.0}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
         "None for a share of the cores, not 2.0"),
-    ({"workers": True}, "stage 'a': workers must be a whole number of processes, 1 or more, or "
+    ({"workers": True}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
         "None for a share of the cores, not True"),
     ({"buffer_size": 0}, "stage 'a': buffer_size must be a whole number of items, 1 or more, "
         "not 0"),
@@ -88,6 +107,16 @@ BAD_FUNCTIONS: list[tuple[Callable[[mpipe.Pipeline], Any], str]] = [
         "mpipe.Stage or a factory of one, not NoneType"),
     (lambda p: p.add_stage("a", divmod), "stage 'a': 'divmod' cannot be called with one item"),
     (lambda p: p.add_map("a", lambda: 1), "stage 'a': '<lambda>' cannot be called with one item"),
+    (lambda p: p.add_stage("a", run_later), "stage 'a': 'run_later' is an async function, and "
+        "nothing here runs an event loop; pass a function that does, by asyncio.run()"),
+    (lambda p: p.add_map("a", give_later), "stage 'a': 'give_later' is an async function, and "
+        "nothing here runs an event loop; pass a function that does, by asyncio.run()"),
+    (lambda p: p.add_stage("a", Later), "stage 'a': 'process' is an async function, and nothing "
+        "here runs an event loop; pass a function that does, by asyncio.run()"),
+    (lambda p: p.add_map("a", give), "stage 'a': 'give' is a generator function, of any number of "
+        "outputs; pass it to add_stage, not add_map"),
+    (lambda p: p.add_filter("a", give), "stage 'a': 'give' is a generator function, of any number "
+        "of outputs; pass it to add_stage, not add_filter"),
     (lambda p: p.add_map("a", mpipe.Stage()), "stage 'a': pass an mpipe.Stage to add_stage, not "
         "add_map"),
     (lambda p: p.add_filter("a", mpipe.Stage), "stage 'a': pass an mpipe.Stage to add_stage, not "

@@ -107,7 +107,9 @@ class Coordinator:
         Returns whether it is drained. If not, the caller has been told why.
         """
         for seat in self._seats:
-            self._start(seat)
+            if self._outcome is None:  # many take a while to start
+                self._start(seat)
+                self._serve(0.0)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
             self._serve(self._wait_s())
             self._orphans.look({seat.pid for seat in self._seats})
