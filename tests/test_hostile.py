@@ -269,6 +269,18 @@ def test_a_process_forked_from_a_worker_ends_at_sigterm_however_early_it_comes()
     assert set(mpipe.imap(fork_and_end, range(100), workers=2)) == {-signal.SIGTERM}
 
 
+def test_a_fork_keeps_the_sigterm_handler_that_the_function_has_set() -> None:
+    def fork_and_end(x: int) -> int:
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(7))
+        pid = os.fork()
+        if pid == 0:
+            time.sleep(600)
+        os.kill(pid, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert list(mpipe.imap(fork_and_end, range(20), workers=1)) == [7] * 20
+
+
 def test_threads_that_a_function_leaves_behind_do_not_hold_the_end_up() -> None:
     def leave(x: int) -> int:
         for daemon in (True, False):

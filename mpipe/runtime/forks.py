@@ -30,7 +30,7 @@ def disown(words: Sequence[memoryview], reports: int) -> None:
     The words must stay mapped to the end of this process.
     """
     places = [(ctypes.addressof(ctypes.c_char.from_buffer(part)), part.nbytes) for part in words]
-
+    ours = signal.getsignal(signal.SIGTERM), signal.SIG_IGN
     masks = threading.local()
 
     def before() -> None:
@@ -40,7 +40,8 @@ def disown(words: Sequence[memoryview], reports: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)
 
     def in_child() -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGTERM) in ours:  # else the function has set its own
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         go_on()
         faulthandler.enable(_STDERR)  # not into the worker's last words
         with contextlib.suppress(OSError):
