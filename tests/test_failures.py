@@ -291,9 +291,9 @@ def test_drain_with_a_timeout_can_be_tried_again(tmp_path: Path) -> None:
     assert run.drain(timeout=30).stages["slow"].processed == 1
 
 
-def test_a_cancel_is_heard_while_workers_are_being_started(tmp_path: Path) -> None:
-    forks = tmp_path / "forks"
-    code = f"""
+def slow_forks(forks: Path) -> str:
+    """Code for a coordinator, which lets it write a byte into `forks` for each."""
+    return f"""
     import os, time
     fork = os.fork
     def slow_fork():
@@ -303,8 +303,18 @@ def test_a_cancel_is_heard_while_workers_are_being_started(tmp_path: Path) -> No
         return fork()
     os.fork = slow_fork
     """
-    with coordinator_with(code):
+
+
+def test_a_cancel_is_heard_while_workers_are_being_started(tmp_path: Path) -> None:
+    forks = tmp_path / "forks"
+    with coordinator_with(slow_forks(forks)):
         run = mpipe.Pipeline().add_map("work", abs, workers=100).start()
         wait_until(forks.exists)
         run.cancel()
     assert forks.stat().st_size < 50
+
+
+def test_a_source_may_end_while_workers_are_being_started(tmp_path: Path) -> None:
+    with coordinator_with(slow_forks(tmp_path / "forks")):
+        outputs = mpipe.Pipeline().add_map("work", abs, workers=10).run([-1])
+        assert list(outputs) == [1]

@@ -19,7 +19,8 @@ from ..runtime.spec import RunSpec
 from ..runtime.worker import at_leave
 
 _KILLING_S = 2.5
-"""How long a coordinator may take to kill and reap its workers after their grace, in seconds."""
+"""How long a coordinator may take to end workers, and what they left behind, after their grace, in
+seconds."""
 
 _READY_S = 1.0
 """How long a coordinator that has nothing to do may take to answer, in seconds."""

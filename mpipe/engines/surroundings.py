@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 _STATUS = (
     *("Umask:", "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp"),
-    *("SigIgn:", "Cpus_allowed:", "Mems_allowed:"),
+    *("Cpus_allowed:", "Mems_allowed:"),
 )
 _FILES = "limits", "cgroup", "oom_score_adj"
 
@@ -34,4 +35,11 @@ def _look() -> tuple[object, ...]:
         [(at.st_dev, at.st_ino) for at in map(os.stat, ("/", "/proc/self/cwd"))],
         [os.isatty(fd) for fd in (1, 2)],
         (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)),
+        _ignored_signals(status),
     )
+
+
+def _ignored_signals(status: list[str]) -> list[int]:
+    """Without those between 31 and SIGRTMIN, which are the C library's: it changes them itself."""
+    (mask,) = (int(line.split()[1], 16) for line in status if line.startswith("SigIgn:"))
+    return [number for number in sorted(signal.valid_signals()) if mask >> (number - 1) & 1]

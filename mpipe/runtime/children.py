@@ -18,6 +18,7 @@ from ..transport.descriptors import set_limit
 from . import control
 from .blame import Caution
 from .functions import reseed
+from .leftovers import lead
 from .modulepath import module_path
 from .spec import RunSpec
 from .worker import leave, run_worker
@@ -102,6 +103,7 @@ def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         leave(1)
+    lead()
     set_limit(spec.max_descriptors)
     os.environ.update(spec.environment)
     _go_first_when_memory_runs_out()

@@ -5,7 +5,8 @@ It is never in the data path: while it is busy or stopped, items still flow.
 Drain, in order: (1) the caller closes the source; (2) when all seats upstream of a stage are
 finished, each of its seats gets an END behind the data in its queue; (3) the worker finishes, says
 DONE, tears down and exits; (4) the next stages follow; (5) when all stages are finished, the
-caller's queues get their END, all children reaped; (6) the caller is told (see `service`).
+caller's queues get their END, all children reaped, what they left behind ended (`leftovers`); (6)
+the caller is told (see `service`).
 
 Cancel: SIGTERM, so that workers tear down; SIGKILL after a grace period. The same happens when a
 stage fails, and when the caller is gone.
@@ -32,8 +33,8 @@ from .autopsy import Autopsy
 from .blame import Death, Record, Verdict, describe_crashes
 from .breakers import Breakers
 from .children import make_worker
+from .leftovers import Leftovers
 from .limits import Kill, Limits
-from .orphans import Orphans
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
 
@@ -87,7 +88,7 @@ class Coordinator:
         self._limits = Limits(plan, self._board)
         self._autopsy = Autopsy(self._board, spec.last_words)
         self._breakers = Breakers(spec, self._log)
-        self._orphans = Orphans()
+        self._leftovers = Leftovers()
         self._closed = False
         self._ended = [False] * len(self._stages)
         self._outcome: tuple[str, Any] | None = None
@@ -111,25 +112,26 @@ class Coordinator:
                 self._start(seat)
                 self._serve(0.0)
         while self._outcome is None and not all(seat.finished for seat in self._seats):
+            self._advance()
             self._serve(self._wait_s())
-            self._orphans.look({seat.pid for seat in self._seats})
+            self._leftovers.look()
             self._enforce_limits()
             self._restart_due()
             if failure := self._breakers.tick():
                 self._outcome = self._outcome or ("failed", pickle.dumps((failure, None)))
-            self._advance()
         self._on_reports()  # of the last workers
         if self._outcome is None:
             for fds in (self._spec.results, self._spec.dead_letters):
                 if fds is not None:
                     with Channel(fds) as channel:
                         channel.put_ends()
+            self._leftovers.end_all()
         else:
             told = self._tell(self._outcome, socket.MSG_DONTWAIT)
             self._stop_workers()
+            self._leftovers.end_all()
             if not told:
                 self._tell(self._outcome)
-        self._orphans.end_all()
         self._board.put_coordinator_cpu(time.process_time_ns() - self._cpu_ns)
         return self._outcome is None
 
@@ -152,7 +154,7 @@ class Coordinator:
             self._next_restart(),
             self._limits.wait_s(),
             self._breakers.wait_s(),
-            self._orphans.wait_s(),
+            self._leftovers.wait_s(),
         )
 
     def _next_restart(self) -> float | None:
@@ -209,8 +211,8 @@ class Coordinator:
         os.close(seat.pidfd)
         _, status, usage = os.wait4(seat.pid, 0)
         seat.cpu_ns += int((usage.ru_utime + usage.ru_stime) * 1e9)
+        self._leftovers.worker_ended(seat.pid)
         seat.pid = 0
-        self._orphans.worker_ended()
         self._put(seat, counters.CPU_NS, seat.cpu_ns)
         self._put(seat, counters.PID, 0)
         exitcode = os.waitstatus_to_exitcode(status)

@@ -3,9 +3,9 @@
 It may compute, exec or exit. But if it comes back from the function, two processes would go on in
 one seat. So the seat's words are out of its reach, and it ends at the first of them.
 
-And SIGTERM ends it, as the function expects (`Pool` ends its processes so): not the way it ends the
-worker, by an exception that any finalizer can swallow. It must not come before that holds, or the
-interpreter forgets it; so it is held back around a fork.
+And SIGTERM ends it at once, as the function expects (`Pool` ends its processes so), and not by an
+exception that any finalizer can swallow, as it ends the worker. Were it to come before that holds,
+the interpreter would forget it; so it is blocked around a fork.
 """
 
 from __future__ import annotations
@@ -15,38 +15,51 @@ import ctypes
 import faulthandler
 import os
 import signal
-import threading
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 _PROT_NONE = 0
 _STDERR = 2
+_SIGSET_BYTES = 128
 
-_libc = ctypes.CDLL(None)
+_libc = ctypes.PyDLL(None)
 
 
-def disown(words: Sequence[memoryview], reports: int) -> None:
+def disown(words: Sequence[memoryview], reports: int, handlers: Sequence[object]) -> None:
     """From now on, forks of this process can use neither these mapped `words` nor the socket.
 
-    The words must stay mapped to the end of this process.
+    The words must stay mapped to the end of this process. `handlers` of SIGTERM are the worker's
+    own, and not for its forks.
     """
     places = [(ctypes.addressof(ctypes.c_char.from_buffer(part)), part.nbytes) for part in words]
-    ours = signal.getsignal(signal.SIGTERM), signal.SIG_IGN
-    masks = threading.local()
-
-    def before() -> None:
-        masks.old = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-
-    def go_on() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, masks.old)
+    block, restore = _blocking(signal.SIGTERM)
+    worker = os.getpid()
 
     def in_child() -> None:
-        if signal.getsignal(signal.SIGTERM) in ours:  # else the function has set its own
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        go_on()
-        faulthandler.enable(_STDERR)  # not into the worker's last words
-        with contextlib.suppress(OSError):
-            os.close(reports)
-        for address, size in places:
-            _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), _PROT_NONE)
+        nonlocal worker
+        if worker:  # else this is a fork of a fork
+            worker = 0
+            for address, size in places:
+                _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), _PROT_NONE)
+            with contextlib.suppress(OSError):
+                os.close(reports)
+            if signal.getsignal(signal.SIGTERM) in handlers:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            faulthandler.enable(_STDERR)  # not into the worker's last words
+        restore()
 
-    os.register_at_fork(before=before, after_in_parent=go_on, after_in_child=in_child)
+    os.register_at_fork(before=block, after_in_parent=restore, after_in_child=in_child)
+
+
+def _blocking(number: int) -> tuple[partial[Any], partial[Any]]:
+    """What blocks a signal in the calling thread, and what puts its mask back.
+
+    They run no bytecode, which would call the signal's handler inside of them.
+    """
+    mask, old = (ctypes.create_string_buffer(_SIGSET_BYTES) for _ in range(2))
+    _libc.sigaddset(mask, number)
+    return (
+        partial(_libc.pthread_sigmask, signal.SIG_BLOCK, mask, old),
+        partial(_libc.pthread_sigmask, signal.SIG_SETMASK, old, None),
+    )

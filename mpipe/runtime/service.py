@@ -29,7 +29,7 @@ import traceback
 
 from ..errors import MPipeError
 from ..transport.descriptors import set_limit
-from . import control, orphans
+from . import control
 from .coordinator import Coordinator
 from .scarcity import explain
 from .worker import leave
@@ -46,7 +46,6 @@ def main(fd: int) -> None:
     gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    orphans.adopt()
     line = socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(_STANDARD)))
     os.close(fd)  # the descriptor of some later run may have its number
     with contextlib.suppress(EOFError, OSError):  # the caller is gone

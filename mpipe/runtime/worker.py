@@ -315,13 +315,13 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
         listen(spec.last_words, seat)
         reporter = Reporter(spec.reports, seat)
         worker = Worker(spec, seat, caution, reporter)
-        disown(worker.words(), spec.reports)
+        disown(worker.words(), spec.reports, (_stop, _go_on))
         try:
             worker.recover()
             worker.open()
             worker.work()
             worker.close()
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # beyond here `Stopped` is not caught
+            signal.signal(signal.SIGTERM, _go_on)  # beyond here `Stopped` is not caught
         except Exception as error:
             report = error if isinstance(error, StageError) else worker.error("broke", error)
             reporter.error(report)
@@ -334,8 +334,12 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _go_on)
     raise Stopped
+
+
+def _go_on(number: int, frame: FrameType | None) -> None:
+    """The end is under way. Unlike SIG_IGN, no program inherits this that is started meanwhile."""
 
 
 at_leave: list[Callable[[], object]] = []

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
@@ -44,14 +47,27 @@ def background_job() -> list[int]:
 
 
 def deaf_to_sigterm() -> list[int]:
-    program = "trap '' TERM; sleep 600 >/dev/null & echo $!; wait"
+    """Programs that ignore it, each started by the one before."""
+    program = "trap '' TERM; echo $$; sh -c 'echo $$; sleep 600 >/dev/null & echo $!; wait'"
     shell = subprocess.Popen(["sh", "-c", program], stdout=subprocess.PIPE)
     kept.append(shell)
     assert shell.stdout is not None
-    return [shell.pid, int(shell.stdout.readline())]
+    return [int(shell.stdout.readline()) for _ in range(3)]
 
 
-STARTS = (executor, manager, background_job, deaf_to_sigterm)
+def forks_without_end() -> list[int]:
+    """It ignores SIGTERM, too, and is another process every few milliseconds."""
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _ in range(2000):  # some 20 s, if nobody ends it
+            time.sleep(0.01)
+            if os.fork():
+                os._exit(0)
+        os._exit(0)
+    return []
+
+
+STARTS = (executor, manager, background_job, deaf_to_sigterm, forks_without_end)
 
 
 @pytest.mark.parametrize("start", STARTS, ids=lambda start: start.__name__)
@@ -97,7 +113,7 @@ def test_when_a_worker_is_killed_what_it_has_started_ends_and_what_others_have_g
     killed, other = started
     os.kill(killed, signal.SIGKILL)
     assert_gone(started[killed])
-    assert all(psutil.Process(pid).status() == "sleeping" for pid in started[other])
+    assert all(psutil.pid_exists(pid) for pid in started[other])
     run.drain()
     assert_gone(started[other], within=0)
 
@@ -121,30 +137,81 @@ def test_a_program_that_hangs_ends_with_the_worker_that_is_killed_at_its_timeout
     assert run.drain().stages["work"].failed == 1
 
 
-def test_a_process_in_a_session_of_its_own_is_left_alone() -> None:
-    def start(x: int) -> int:
-        return subprocess.Popen(["sleep", "600"], start_new_session=True).pid
+def test_what_a_worker_has_started_goes_on_when_other_workers_end(tmp_path: Path) -> None:
+    class Second(mpipe.Stage):
+        def setup(self) -> None:
+            (self.server,) = background_job()
 
-    (daemon,) = mpipe.imap(start, [1], workers=1)
+        def process(self, x: int) -> list[bool]:
+            time.sleep(0.1)
+            return [psutil.pid_exists(self.server)]
+
+    pipeline = (
+        mpipe.Pipeline().add_map("first", abs, workers=3).add_stage("second", Second, workers=1)
+    )
+    outputs = pipeline.connect("first", "second").run(range(15))
+    assert list(outputs) == [True] * 15
+
+
+def test_a_replacement_keeps_what_it_starts_while_that_of_the_worker_before_ends() -> None:
+    class Serve(mpipe.Stage):
+        def setup(self) -> None:
+            (self.server,) = background_job()
+            deaf_to_sigterm()
+
+        def process(self, x: int) -> list[bool]:
+            time.sleep(0.05)
+            return [psutil.pid_exists(self.server)]
+
+    pipeline = mpipe.Pipeline().add_stage("serve", Serve, workers=1, max_items=20)
+    assert list(pipeline.run(range(60))) == [True] * 60
+
+
+def test_a_signal_to_the_process_group_of_a_function_reaches_its_worker_alone() -> None:
+    def work(x: int) -> int:
+        if x == 5 and not (flag := Path(folder) / "done").exists():
+            flag.touch()
+            os.system("kill 0")
+            time.sleep(600)
+        return x
+
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = mpipe.Pipeline().add_map("work", work, workers=2).run(range(100))
+        assert sorted(outputs) == list(range(100))
+
+
+def test_a_process_that_leaves_the_group_is_left_alone() -> None:
+    def start(x: int) -> int:
+        """As daemons do: fork, let the parent exit, make a session."""
+        program = "import os, time; os.fork() and os._exit(0); os.setsid(); time.sleep(600)"
+        subprocess.run([sys.executable, "-S", "-c", f"print(end=''); {program}"], check=True)
+        return 0
+
+    before = set(psutil.pids())
+    assert list(mpipe.imap(start, [1], workers=1)) == [0]
+    daemons = [pid for pid in set(psutil.pids()) - before if is_ours(pid, "os.setsid()")]
     try:
-        assert psutil.Process(daemon).status() == "sleeping"
+        (daemon,) = daemons
+        assert psutil.Process(daemon).status() != psutil.STATUS_ZOMBIE
     finally:
-        os.kill(daemon, signal.SIGKILL)
-        assert_gone([daemon])
+        for pid in daemons:
+            os.kill(pid, signal.SIGKILL)
+        assert_gone(daemons)
 
 
-def test_a_background_job_of_a_living_worker_does_its_work_and_leaves_no_zombie(
-    tmp_path: Path,
-) -> None:
+def is_ours(pid: int, word: str) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return word in " ".join(psutil.Process(pid).cmdline())
+    return False
+
+
+def test_a_background_job_of_a_living_worker_does_its_work(tmp_path: Path) -> None:
     def start(x: int) -> int:
-        os.system(f"(sleep 0.3; touch {tmp_path}/{x}) &")
-        return os.getppid()
+        return os.system(f"(sleep 1; touch {tmp_path}/{x}) &")
 
     with mpipe.Pipeline().add_map("start", start, workers=1).start(results=True) as run:
-        run.push(*range(50))
-        wait_until(lambda: len(list(tmp_path.iterdir())) == 50, within=30)
-        coordinator = psutil.Process(next(run.results()))
-        wait_until(lambda: len(coordinator.children()) == 1)
+        run.push(*range(20))
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 20, within=30)
 
 
 def test_what_cleans_up_behind_a_killed_worker_has_time_for_it() -> None:
