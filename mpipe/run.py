@@ -58,15 +58,18 @@ class Run:
         """Iterate the terminal stages' outputs as they come; ends when the run does.
 
         Needs `start(results=True)`. Results that nobody reads fill their buffer (as large as that
-        of the terminal stage) and then hold the stages back, up to `push`; `drain` raises rather
-        than wait for them for ever.
+        of the terminal stage) and then hold the stages back, up to `push`, which says so in the
+        log; `drain` raises rather than wait for them for ever.
         """
         if not self._has_results:
             raise OptionError("results: start the pipeline with start(results=True) to keep them")
         return self._engine.results()
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """Iterate the dead letters that have arrived since the last call; also after the end."""
+        """Iterate the dead letters that have arrived since the last call; also after the end.
+
+        Some 10,000 wait for that; more hold the run up, and after a second fail it.
+        """
         return self._engine.dead_letters()
 
     def stats(self) -> Stats:
@@ -124,7 +127,10 @@ class Outputs(Iterator[Any]):
         return self._engine.stats()
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        """Iterate the dead letters that have arrived since the last call; also after the end."""
+        """Iterate the dead letters that have arrived since the last call; also after the end.
+
+        Some 10,000 wait for that; more hold the run up, and after a second fail it.
+        """
         return self._engine.dead_letters()
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from helpers import wait_until
 
 import mpipe
+from mpipe.engines import reader
 
 
 def gate(path: Path) -> None:
@@ -147,6 +148,42 @@ def test_unread_results_make_drain_raise_rather_than_wait_for_ever() -> None:
         run.push(*range(5000), timeout=0.5)
     with pytest.raises(mpipe.MPipeError, match=r"nobody reads its results; iterate run.results"):
         run.drain()
+
+
+def test_a_push_that_waits_for_unread_results_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    pipeline = mpipe.Pipeline().add_map("copy", lambda x: x, workers=1, buffer_size=10)
+    run = pipeline.start(results=True)
+    with pytest.raises(mpipe.Full, match="because nobody reads the run's results"):
+        run.push(*range(100), timeout=2.0)
+    assert "because nobody reads the run's results; iterate run.results()" in caplog.text
+    run.cancel()
+
+
+def reject(x: int) -> int:
+    if x >= 0:
+        raise ValueError(x)
+    time.sleep(2 * reader.UNREAD_S)
+    return x
+
+
+def rejecting() -> mpipe.Pipeline:
+    options = {"on_error": "dead_letter", "buffer_size": 10}
+    return mpipe.Pipeline().add_map("reject", reject, workers=1, **options)
+
+
+def test_unread_dead_letters_fail_a_run_rather_than_hold_it_up_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reader, "_MAX_LETTERS", 10)
+    with pytest.raises(mpipe.MPipeError, match=r"nobody reads its dead letters; iterate dead_"):
+        list(rejecting().run(range(5000)))
+
+
+def test_as_many_dead_letters_as_are_kept_hold_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "_MAX_LETTERS", 10)
+    outputs = rejecting().run([*range(12), -1])
+    assert list(outputs) == [-1]
+    assert len(list(outputs.dead_letters())) == 12
 
 
 def test_results_that_fit_their_buffer_stay_readable_after_drain() -> None:

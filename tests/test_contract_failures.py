@@ -183,11 +183,28 @@ def test_pushing_what_cannot_travel_raises_and_the_run_goes_on(
     with pipeline.start(engine, results=True, max_item_bytes=10_000) as run:
         with pytest.raises(mpipe.ItemError) as caught:
             run.push(1, item, 2)
-        assert str(caught.value).startswith(f"push to stage 's': item 1 of 3: {says}")
+        assert str(caught.value).startswith(
+            f"push to stage 's': item 1 of 3 (source item 1): {says}"
+        )
         run.push(3)
         run.close()
         assert list(run.results()) == [1, 3]
         assert_drained(run.drain(PATIENCE_S), pipeline)
+
+
+def test_a_source_with_an_item_that_cannot_travel_fails_the_run(engine: str) -> None:
+    pipeline = one_stage(lambda n: [n])
+    for good in [0, 1, 2, 100] * 5:  # it is found by either of two threads
+        outputs = pipeline.run([*range(good), threading.Lock(), *range(5)], engine=engine)
+        with pytest.raises(mpipe.ItemError, match=rf"\(source item {good}\): {UNSENDABLE}"):
+            list(outputs)
+
+
+def test_the_failure_of_a_run_that_is_the_source_of_another_fails_that_too(engine: str) -> None:
+    for bad in [0, 1, 5, 50] * 3:
+        inner = one_stage(rejects(bad)).run(range(100), engine=engine)
+        with pytest.raises(mpipe.StageError, match=f"source item {bad}: ValueError: not {bad}"):
+            list(mpipe.imap(abs, inner, workers=1, engine=engine))
 
 
 def test_pushing_what_cannot_travel_is_counted_and_logged_under_skip(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
-from ..errors import Full, MPipeError
+from ..errors import Full
 from ..policy.batching import LEAST_PAUSE_S
 from .source import BEHIND_S, Source
 from .turns import Turns
@@ -30,8 +30,7 @@ Push = Callable[[Sequence[Any], Sequence[str], "float | None"], None]
 class Feeder:
     """Feeds `items` to the stages `targets` through `push`, then calls `close`.
 
-    `error` is what the iterable raised, if it did; what `push` raises is the run's failure, which
-    the reader of results gets.
+    `error` is what the iterable raised, or `push`: for the reader of the results.
     """
 
     def __init__(
@@ -87,8 +86,6 @@ class Feeder:
             self._flush()
             if not self._stopped.is_set():
                 self._close()
-        except MPipeError:
-            return
         except BaseException as error:
             self.error = error
 

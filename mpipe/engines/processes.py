@@ -30,8 +30,8 @@ from .base import Batches, Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox
 from .launch import Launched, explained, launch, require_linux
-from .link import Link
-from .reader import Reader
+from .link import Link, log
+from .reader import UNREAD_S, Reader, check_read
 from .refusal import refuse
 from .snapshot import snapshot
 from .source import Progress, Source, Wait
@@ -48,9 +48,6 @@ _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
 
 _NAP_S = 0.02
 """How long results may pile up while the source rests, in seconds."""
-
-_UNREAD_S = 1.0
-"""How long `drain` waits for somebody to make room in a full buffer of results, in seconds."""
 
 
 class ProcessesEngine:
@@ -72,7 +69,7 @@ class ProcessesEngine:
             except BaseException:
                 self._finalizer()
                 raise
-        self._closed = self._told_closed = False
+        self._closed = self._told_closed = self._warned = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
 
@@ -133,7 +130,7 @@ class ProcessesEngine:
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
         part = items[start : start + self._source.frame_items(targets)]
-        patience = Deadline(_PATIENCE_S)
+        patience, unread = Deadline(_PATIENCE_S), Deadline(UNREAD_S)
         while True:
             self._check_open()
             patient = not (patience.passed or deadline.passed)
@@ -150,9 +147,20 @@ class ProcessesEngine:
             if isinstance(sent, int):
                 return sent
             if deadline.passed:
-                raise Full(_full(targets, len(items) - start, len(items)), tuple(items[start:]))
+                why = self._reader.unread()
+                raise Full(
+                    _full(targets, len(items) - start, len(items), why), tuple(items[start:])
+                )
             self._link.wait(sent.fds, deadline.remaining(sent.seconds or _SLICE_S))
             self._reader.collect_letters()
+            if unread.passed:
+                self._warn_of_unread()
+
+    def _warn_of_unread(self) -> None:
+        """Once: a push may wait for ever, but somebody may still begin to read."""
+        if not self._warned and (unread := self._reader.unread()):
+            self._warned = True
+            log.warning("push waits for room, because nobody reads the run's %s", unread)
 
     def _check_open(self) -> None:
         self._link.check()
@@ -264,7 +272,7 @@ class ProcessesEngine:
     def drain(self, timeout: float | None) -> Stats:
         self._check_owner()
         check_not_busy(self._turns, "drain")
-        deadline, unread = Deadline(timeout), Deadline(_UNREAD_S)
+        deadline, unread = Deadline(timeout), Deadline(UNREAD_S)
         self._link.pump()
         while self._link.outcome is None:
             if deadline.passed:
@@ -274,18 +282,12 @@ class ProcessesEngine:
             else:
                 self._link.wait((), deadline.remaining(_SLICE_S))
             self._reader.collect_letters()
-            unread = self._check_read(unread)
+            try:
+                unread = check_read(self._reader.unread(), unread)
+            except MPipeError:
+                self.cancel()
+                raise
         return self._end()
-
-    def _check_read(self, unread: Deadline) -> Deadline:
-        """Raise, and cancel, when the run waits for results or letters that nobody reads."""
-        what = self._reader.unread()
-        if not what:
-            return Deadline(_UNREAD_S)
-        if unread.passed:
-            self.cancel()
-            raise MPipeError(f"drain: the run waits for room, because nobody reads its {what}")
-        return unread
 
     def cancel(self) -> None:
         self._stop("cancel() was called")
@@ -336,9 +338,10 @@ class ProcessesEngine:
             )
 
 
-def _full(targets: Sequence[str], left: int, items: int) -> str:
+def _full(targets: Sequence[str], left: int, items: int, unread: str) -> str:
     names = " and ".join(map(repr, targets))
-    return f"the buffer of stage {names} is full; {left} of {items} items were not accepted"
+    why = f" (because nobody reads the run's {unread})" if unread else ""
+    return f"the buffer of stage {names} is full{why}; {left} of {items} items were not accepted"
 
 
 def _abandon(launched: Launched, owner: int) -> None:

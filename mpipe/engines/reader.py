@@ -10,13 +10,31 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from ..errors import MPipeError
 from ..runtime.spec import RunSpec
 from ..stats import DeadLetter
+from .base import Deadline
 from .inbox import Frame, Inbox
 from .turns import Turns, check_not_busy
 
 _MAX_LETTERS = 10_000
 """Dead letters kept for a caller that does not read them; then the stages that make them wait."""
+
+_LETTERS = "dead letters; iterate dead_letters() while the run goes on, in a thread if need be"
+_RESULTS = "results; iterate run.results() to its end before drain(), or in a thread"
+
+UNREAD_S = 1.0
+"""How long a run may wait for somebody to read before that is an error, in seconds."""
+
+
+def check_read(unread: str, deadline: Deadline) -> Deadline:
+    """Raise if the run still waits for room at the deadline, because of what is `unread`.
+
+    Returns the deadline for the next look.
+    """
+    if unread and deadline.passed:
+        raise MPipeError(f"the run waits for room, because nobody reads its {unread}")
+    return deadline if unread else Deadline(UNREAD_S)
 
 
 class Reader:
@@ -50,7 +68,7 @@ class Reader:
         """
         inbox = self._results
         assert inbox is not None
-        self._thread = threading.get_ident()
+        self._thread, unread = threading.get_ident(), Deadline(UNREAD_S)
         try:
             while True:
                 check_not_busy(self._all_turns, "results")
@@ -67,6 +85,7 @@ class Reader:
                 self._check()
                 wait(inbox)
                 self.collect_letters()
+                unread = check_read(self._unread_letters(), unread)
                 yield None
         finally:
             self._thread = None
@@ -106,14 +125,24 @@ class Reader:
 
     def unread(self) -> str:
         """What holds the run up because nobody reads it, and what to do; "" if nothing does."""
-        if len(self._letters_read) >= _MAX_LETTERS:
-            return "dead letters; iterate run.dead_letters() while the run goes on"
-        if self._results is None or self._thread not in (None, threading.get_ident()):
-            return ""
         with self.turns.lock:
-            if self._closed or not self._results.full:
+            if self._closed:
                 return ""
-        return "results; iterate run.results() to its end before drain(), or in a thread"
+            if self._letters_wait:
+                return _LETTERS
+            if self._results is None or self._thread not in (None, threading.get_ident()):
+                return ""
+            return _RESULTS if self._results.full else ""
+
+    @property
+    def _letters_wait(self) -> bool:
+        """Whether there are so many dead letters here that there is no room for more on the way."""
+        many = len(self._letters_read) >= _MAX_LETTERS
+        return many and self._letters is not None and self._letters.full
+
+    def _unread_letters(self) -> str:
+        with self.turns.lock:
+            return _LETTERS if not self._closed and self._letters_wait else ""
 
     def read_rest(self) -> None:
         """Read all that has come, so that it can be taken after the end."""

@@ -23,7 +23,8 @@ def refuse(
     """
     for stage in stages:
         if stage.on_error == "raise":
-            raise ItemError(f"push to stage {stage.name!r}: {which}: {error}") from error.__cause__
+            what = f"push to stage {stage.name!r}: {which} ({position})"
+            raise ItemError(f"{what}: {error}") from error.__cause__
     letters: list[DeadLetter | None] = []
     for stage in stages:
         if stage.on_error == "dead_letter":
