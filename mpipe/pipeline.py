@@ -11,7 +11,7 @@ from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
 from .plan import RunOptions, make_plan
 from .run import Outputs, Run
-from .stage import Kind, StageSpec, make_spec
+from .stage import OPTIONS, Kind, StageSpec, make_spec
 
 ENGINES = ("processes", "inline")
 START_METHODS = ("fork", "spawn")
@@ -44,16 +44,17 @@ class Pipeline:
         - `ordered` (False): the stage's one worker sees the items in source order; of one source
           item, in the order of the stage's incoming edges.
         - `on_error` ("raise"): fail the run; "skip": count, log and go on; "dead_letter": count and
-          hand the item to `run.dead_letters()`.
-        - `retries` (0): further attempts for an item that raised.
+          hand the item to `run.dead_letters()`. What an iterator gave before it failed is kept.
+        - `retries` (0): further attempts for an item that raised; the function gets the same
+          object again, as it left it. Items behind it wait.
         - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
         - `max_crashes` (3): an item that kills so many workers counts as failed.
         - `breaker` (None): an `mpipe.CircuitBreaker`, which pauses the stage while too many calls
           of its function fail. Meanwhile its buffer fills up and holds the source back.
         - `timeout` (None): seconds that the function may be at work on an item, its iterator
           included, before its worker is killed for it.
-        - `max_items` (None): a worker that has handled so many items makes way for a new process,
-          for libraries that leak; at the end of a frame.
+        - `max_items` (None): a worker that has handled so many items, or up to twice as many, makes
+          way for a new process, for libraries that leak.
         - `max_memory` (None): likewise with so many bytes of memory of its own (shared memory does
           not count). An item that takes a new worker over it counts as having killed that worker.
 
@@ -110,7 +111,7 @@ class Pipeline:
 
         Raises `GraphError` or `OptionError` at once, before any process is started.
         """
-        checked = _run_options(engine, **options)
+        checked = _run_options("start", engine, options)
         graph = self.graph
         graph.validate()
         plan = make_plan(graph, cores())
@@ -136,8 +137,8 @@ class Pipeline:
             raise OptionError(f"run: ordered must be True or False, not {ordered!r}")
         if "results" in options:
             raise OptionError("run: results are always kept; leave out results=")
-        checked = _run_options(engine, results=True, **options)
-        checked = checked._replace(ordered_results=ordered)
+        checked = _run_options("run", engine, options)
+        checked = checked._replace(results=True, ordered_results=ordered)
         graph = self.graph
         graph.validate()
         source = iter(items)
@@ -180,12 +181,14 @@ def imap(
 ) -> Outputs:
     """Map `fn` over `items` on all cores, lazily; yields `fn(item)` in source order.
 
-    `ordered=False` yields each result as soon as it is there. Takes the options of `add_map`.
+    `ordered=False` yields each result as soon as it is there. Takes the options of `add_map` and
+    of `Pipeline.run`.
     """
     if not isinstance(ordered, bool):
         raise OptionError(f"imap: ordered must be True or False, not {ordered!r}")
+    of_run = {name: options.pop(name) for name in [*options] if name in _RUN_OPTIONS}
     pipeline = Pipeline("imap").add_map("map", fn, workers=workers, **options)
-    return pipeline.run(items, engine, ordered=ordered)
+    return pipeline.run(items, engine, ordered=ordered, **of_run)
 
 
 def cores() -> int:
@@ -195,17 +198,20 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _run_options(engine: str, **given: Any) -> RunOptions:
-    """Check the options of `start`; raise `OptionError` that names the culprit and the choices."""
+def _run_options(call: str, engine: str, given: dict[str, Any]) -> RunOptions:
+    """Check the options of `start` or `run`; raise `OptionError`: the culprit, and the choices."""
     if engine not in ENGINES:
         raise OptionError(f"engine must be {_either(ENGINES)}, not {engine!r}")
     for name, value in given.items():
+        if name in OPTIONS:
+            raise OptionError(f"{call}: {name!r} is an option of a stage: give it to add_stage")
         if name not in _RUN_OPTIONS:
-            valid = ", ".join(["engine", *_RUN_OPTIONS])
-            raise OptionError(f"start: unknown option {name!r}; valid options: {valid}")
+            others = ["engine", "ordered"] if call == "run" else ["engine", "results"]
+            valid = ", ".join([*others, *(name for name in _RUN_OPTIONS if name != "results")])
+            raise OptionError(f"{call}: unknown option {name!r}; valid options: {valid}")
         accepts, expects = _RUN_OPTIONS[name]
         if not accepts(value):
-            raise OptionError(f"start: {name} must be {expects}, not {value!r}")
+            raise OptionError(f"{call}: {name} must be {expects}, not {value!r}")
     return RunOptions(**given)
 
 

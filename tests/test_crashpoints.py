@@ -28,9 +28,10 @@ NOT_IN_WORKERS = r"""
     | create_gap_pipe | GapPipe\.has_room | GateFds\.all | create_gate
     | SharedGate\.(close|stats|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
     | create_file | unmap | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
-    | first_token | Store\.close | Producer\.holds_credits
+    | first_token | Store\.close | Producer\.holds_credits | _(reduce|make)_cached | _go_on
 """
-"""Functions that the caller or the coordinator runs, or a worker only with `max_memory`."""
+"""Functions that the caller or the coordinator runs; or a worker, but only with `max_memory`, where
+a function keeps a cache, or when it is ending already."""
 
 ABSTRACT = r"(Gate|Intake|Outlet|Watch)\.\w+"
 """What protocol classes declare."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import namedtuple
 from collections.abc import AsyncIterator, Callable, Iterator
 from itertools import pairwise
@@ -159,6 +160,7 @@ BAD_GRAPHS: list[tuple[mpipe.Pipeline, str]] = [
 ]  # fmt: skip
 
 START_OPTIONS = "engine, results, deadline, cancel, start_method, max_item_bytes"
+RUN_OPTIONS = "engine, ordered, deadline, cancel, start_method, max_item_bytes"
 
 BAD_STARTS: list[tuple[dict[str, Any], str]] = [
     ({"engine": "threads"}, "engine must be 'processes' or 'inline', not 'threads'"),
@@ -171,6 +173,7 @@ BAD_STARTS: list[tuple[dict[str, Any], str]] = [
     ({"max_item_bytes": 12}, "start: max_item_bytes must be a number of bytes from 4096 to 2**36, "
         "not 12"),
     ({"result": True}, f"start: unknown option 'result'; valid options: {START_OPTIONS}"),
+    ({"workers": 2}, "start: 'workers' is an option of a stage: give it to add_stage"),
 ]  # fmt: skip
 
 
@@ -225,6 +228,22 @@ def test_run_says_that_results_are_always_kept() -> None:
     with pytest.raises(mpipe.OptionError) as caught:
         chain("a", "b").run([1], results=True)
     assert str(caught.value) == "run: results are always kept; leave out results="
+
+
+def test_run_names_the_options_that_are_its_own() -> None:
+    with pytest.raises(mpipe.OptionError) as caught:
+        chain("a", "b").run([1], order=True)
+    assert str(caught.value) == f"run: unknown option 'order'; valid options: {RUN_OPTIONS}"
+
+
+@pytest.mark.parametrize("engine", ["inline", "processes"])
+def test_imap_takes_the_options_of_a_run(engine: str) -> None:
+    def wait(x: int) -> int:
+        time.sleep(0.1)
+        return x
+
+    with pytest.raises(mpipe.Cancelled, match=r"its deadline of 0\.5 s passed"):
+        list(mpipe.imap(wait, range(100), workers=1, engine=engine, deadline=0.5))
 
 
 def test_run_refuses_what_is_not_iterable_before_anything_runs() -> None:

@@ -7,6 +7,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+from helpers import run_program
+
 SCRIPT = textwrap.dedent("""
     from dataclasses import dataclass
     import mpipe
@@ -87,3 +89,24 @@ NOTEBOOK = """
 def test_from_a_notebook() -> None:
     command = [sys.executable, "-c", textwrap.dedent(NOTEBOOK)]
     check(subprocess.check_output(command, input=SCRIPT, text=True, timeout=120))
+
+
+def test_functions_with_a_cache_travel_with_what_they_cache() -> None:
+    program = """
+        import functools, mpipe
+        @functools.lru_cache
+        def fib(n):
+            return n if n < 2 else fib(n - 1) + fib(n - 2)
+        class Twice(mpipe.Stage):
+            @functools.lru_cache(maxsize=7, typed=True)
+            def twice(self, x):
+                return 2 * x
+            def process(self, x):
+                return [self.twice(x), *Twice.twice.cache_parameters().values()]
+        print(*mpipe.imap(fib, [10, 80], workers=1))
+        print(*mpipe.imap(lambda n: fib(n) + 1, [10], workers=1))
+        print(*mpipe.Pipeline().add_stage("twice", Twice, workers=1).run([3]))
+        print(*mpipe.imap(functools.lru_cache(abs), [-3], workers=1))
+    """
+    expected = "55 23416728348467685\n56\n6 7 True\n3\n"
+    assert run_program(program) == expected

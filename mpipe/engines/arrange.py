@@ -32,12 +32,15 @@ class Arrangement:
         self.held_bytes += header.payload_bytes
         self._order.add(header.tag.place, (header.payload_bytes, items))
 
-    def ready(self, at_end: bool = False) -> Iterator[list[Any]]:
-        """What is in order now; `at_end`, all there is."""
+    def take_marks(self) -> None:
+        """Take what is known to be missing."""
         while self._gaps.take(self._landing):
             place = self._gaps.landed(self._landing)
             assert place is not None
             self._order.add(place, (0, []))
+
+    def ready(self, at_end: bool = False) -> Iterator[list[Any]]:
+        """What is in order now; `at_end`, all there is."""
         while (held := self._order.pop(at_end)) is not None:
             self._let_go(held)
             yield held[1]

@@ -236,10 +236,12 @@ class ProcessesEngine:
                 if arrangement is not None:
                     if frame is not None:
                         arrangement.add(frame.header, list(frame.items))
+                    self._take_marks(arrangement)
                     yield from arrangement.ready()
                 elif frame is not None:
                     yield frame.items
             if arrangement is not None:
+                self._take_marks(arrangement)
                 yield from arrangement.ready(at_end=True)
             check_source()
             self.drain(None)
@@ -247,6 +249,11 @@ class ProcessesEngine:
             if self.mine:
                 feeder.stop()
                 self.cancel()
+
+    def _take_marks(self, arrangement: Arrangement) -> None:
+        with self._reader.turns.lock:
+            if not self._launched.released:  # by another thread, which has ended the run
+                arrangement.take_marks()
 
     def dead_letters(self) -> Iterator[DeadLetter]:
         self._check_owner()

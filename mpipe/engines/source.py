@@ -76,8 +76,8 @@ class Source:
         for name in plan.graph.sources:
             stage = plan.index[name]
             producer = Producer(channels[stage], 0)
-            drop_on_full = plan.graph.stages[stage].drop_on_full
-            self._edges[name] = Edge(producer, drop_on_full, spec.order_of(CALLER, name))
+            to, order = plan.graph.stages[stage], spec.order_of(CALLER, name)
+            self._edges[name] = Edge(producer, to.drop_on_full, order, to.max_items)
         self._orders = orders
         self._window = WINDOW + 2 * sum(stage.buffer_size for stage in plan.graph.stages)
         self._one_by_one = spec.routes.one_by_one

@@ -28,16 +28,23 @@ _NAP_S = 0.0005
 
 
 class Edge:
-    """One connection out of a process; `order` says how it keeps source order, if it must."""
+    """One connection out of a process; `order` says how it keeps source order, if it must.
+
+    No frame has more than `most_items`, if that is given.
+    """
 
     def __init__(
-        self, producer: Producer, drop_on_full: bool, order: EdgeOrder | None = None
+        self,
+        producer: Producer,
+        drop_on_full: bool,
+        order: EdgeOrder | None = None,
+        most_items: int | None = None,
     ) -> None:
         layout = producer.channel.layout
         self.producer = producer
         self.drop_on_full = drop_on_full
         self.order = order
-        most = layout.hand_words * layout.unit
+        most = min(layout.hand_words * layout.unit, most_items or layout.buffer_items)
         self._share = min(most, fair_share(layout.buffer_items, layout.consumers))
         self._half = min(most, fair_share(layout.buffer_items, 1))
         self._frame_bytes = min(FRAME_BYTES, fair_share(layout.buffer_bytes, layout.consumers))

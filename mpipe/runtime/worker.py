@@ -288,8 +288,8 @@ def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
     for name in plan.graph.downstream(source):
         target = plan.index[name]
         producer = Producer(Channel(spec.channels[target]), plan.producers_of(target).index(seat))
-        drop_on_full = plan.graph.stages[target].drop_on_full
-        yield Edge(producer, drop_on_full, spec.order_of(source, name))
+        to = plan.graph.stages[target]
+        yield Edge(producer, to.drop_on_full, spec.order_of(source, name), to.max_items)
     if spec.results is not None and seat in plan.terminal_seats:
         producer = Producer(Channel(spec.results), plan.terminal_seats.index(seat))
         yield Edge(producer, False, spec.order_of(source, CALLER))
