@@ -15,7 +15,7 @@ Kind = Literal["flat", "map", "filter"]
 ON_ERROR = ("raise", "skip", "dead_letter")
 
 MOST_WORKERS = 1024
-"""Most workers of a stage: more than a machine has cores, few enough to catch a slip."""
+"""Most workers of a stage. A slip such as 10**6 would stop the machine rather than the run."""
 
 
 class Stage:
@@ -182,7 +182,7 @@ def make_spec(name: str, fn: Any, kind: Kind, options: Mapping[str, Any]) -> Sta
             expects = OPTIONS[key].expects
             raise OptionError(f"stage {name!r}: {key} must be {expects}, not {value!r}")
     spec = StageSpec(name, fn, kind, _is_factory(name, fn, kind), **options)
-    _check_sort(spec)
+    _check_gives_outputs(spec)
     if _is_stage(fn):
         _check_memory(spec)
     if spec.ordered and spec.workers not in (None, 1):
@@ -197,16 +197,17 @@ def _is_stage(fn: Any) -> bool:
     return isinstance(fn, Stage) or (isinstance(fn, type) and issubclass(fn, Stage))
 
 
-def _check_sort(spec: StageSpec) -> None:
-    """Whether calling the function gives what it computes, and not only an object that would."""
+def _check_gives_outputs(spec: StageSpec) -> None:
+    """Whether calling the function gives its outputs, and not an object that has yet to run."""
     fn = spec.fn.process if _is_stage(spec.fn) else spec.fn
     name, where = getattr(fn, "__name__", repr(fn)), f"stage {spec.name!r}"
-    if inspect.iscoroutinefunction(fn) or inspect.isasyncgenfunction(fn):
+    called = fn, type(fn).__call__  # the latter of an object that can be called
+    if any(inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for f in called):
         raise OptionError(
             f"{where}: {name!r} is an async function, and nothing here runs an event loop; "
             f"pass a function that does, by asyncio.run()"
         )
-    if spec.kind != "flat" and inspect.isgeneratorfunction(fn):
+    if spec.kind != "flat" and any(map(inspect.isgeneratorfunction, called)):
         raise OptionError(
             f"{where}: {name!r} is a generator function, of any number of outputs; "
             f"pass it to add_stage, not add_{spec.kind}"

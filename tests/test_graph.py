@@ -52,6 +52,14 @@ def give(item: Any) -> Iterator[Any]:
     yield item
 
 
+class Giver:
+    def __call__(self, item: Any) -> Iterator[Any]:
+        yield item
+
+    def __repr__(self) -> str:
+        return "a Giver"
+
+
 class Needy(mpipe.Stage):
     def __init__(self, path: str) -> None:
         self.path = path
@@ -116,6 +124,8 @@ BAD_FUNCTIONS: list[tuple[Callable[[mpipe.Pipeline], Any], str]] = [
         "here runs an event loop; pass a function that does, by asyncio.run()"),
     (lambda p: p.add_map("a", give), "stage 'a': 'give' is a generator function, of any number of "
         "outputs; pass it to add_stage, not add_map"),
+    (lambda p: p.add_map("a", Giver()), "stage 'a': 'a Giver' is a generator function, of any "
+        "number of outputs; pass it to add_stage, not add_map"),
     (lambda p: p.add_filter("a", give), "stage 'a': 'give' is a generator function, of any number "
         "of outputs; pass it to add_stage, not add_filter"),
     (lambda p: p.add_map("a", mpipe.Stage()), "stage 'a': pass an mpipe.Stage to add_stage, not "

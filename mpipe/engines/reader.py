@@ -85,7 +85,8 @@ class Reader:
                 self._check()
                 wait(inbox)
                 self.collect_letters()
-                unread = check_read(self._unread_letters(), unread)
+                if self._letters is not None:
+                    unread = check_read(self._unread_letters(), unread)
                 yield None
         finally:
             self._thread = None

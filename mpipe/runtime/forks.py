@@ -34,20 +34,21 @@ def disown(words: Sequence[memoryview], reports: int, handlers: Sequence[object]
     """
     places = [(ctypes.addressof(ctypes.c_char.from_buffer(part)), part.nbytes) for part in words]
     block, restore = _blocking(signal.SIGTERM)
-    worker = os.getpid()
+    is_worker = True
 
     def in_child() -> None:
-        nonlocal worker
-        if worker:  # else this is a fork of a fork
-            worker = 0
+        nonlocal is_worker
+        is_first, is_worker = is_worker, False  # or a fork of a fork
+        if is_first:
             for address, size in places:
                 _libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), _PROT_NONE)
             with contextlib.suppress(OSError):
                 os.close(reports)
             if signal.getsignal(signal.SIGTERM) in handlers:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            faulthandler.enable(_STDERR)  # not into the worker's last words
         restore()
+        if is_first:
+            faulthandler.enable(_STDERR)  # not into the worker's last words
 
     os.register_at_fork(before=block, after_in_parent=restore, after_in_child=in_child)
 
@@ -55,7 +56,8 @@ def disown(words: Sequence[memoryview], reports: int, handlers: Sequence[object]
 def _blocking(number: int) -> tuple[partial[Any], partial[Any]]:
     """What blocks a signal in the calling thread, and what puts its mask back.
 
-    They run no bytecode, which would call the signal's handler inside of them.
+    They run no bytecode, which would call the signal's handler inside of them. Threads that fork at
+    the same time get the mask of one of them back.
     """
     mask, old = (ctypes.create_string_buffer(_SIGSET_BYTES) for _ in range(2))
     _libc.sigaddset(mask, number)
