@@ -337,6 +337,18 @@ def test_it_is_gone_when_its_caller_has_exited() -> None:
         assert not psutil.pid_exists(pid)
 
 
+def test_a_caller_whose_start_ignored_signals_of_the_c_library_is_served_by_it_too() -> None:
+    """As posix_spawn does; the library changes that with the first thread that it makes."""
+    program = """
+        import os, sys
+        code = "import mpipe, os; print(len({pid for _ in range(3) for pid in"
+        code += " mpipe.imap(lambda _: os.getppid(), [0], workers=1)}))"
+        child = os.posix_spawn(sys.executable, [sys.executable, "-c", code], os.environ)
+        os.waitpid(child, 0)
+    """
+    assert run_program(program) == "1\n"
+
+
 def test_a_child_of_the_caller_leaves_it_alone() -> None:
     program = """
         import mpipe, os, sys
