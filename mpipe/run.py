@@ -55,7 +55,7 @@ class Run:
         self._engine.close()
 
     def results(self) -> Iterator[Any]:
-        """Iterate the terminal stages' outputs as they come; ends when the run does.
+        """Iterate the terminal stages' outputs as they come; ends when the run does, after `close`.
 
         Needs `start(results=True)`. Results that nobody reads fill their buffer (as large as that
         of the terminal stage) and then hold the stages back, up to `push`, which says so in the
