@@ -324,16 +324,32 @@ def test_the_time_at_the_gate_is_told_apart(
     assert stage.gates[0].take_paused_ns() == 0
 
 
+class Clock:
+    """A time that passes while somebody sleeps."""
+
+    now_s = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now_s
+
+    def perf_counter_ns(self) -> int:
+        return int(self.now_s * 1e9)
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 def test_a_wait_of_an_inline_run_is_told_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpipe.engines.gate.time.sleep", lambda _: None)
+    clock = Clock()
+    monkeypatch.setattr("mpipe.engines.gate.time", clock)
     outlet, spec = Outlet(), make_spec("s", abs, "map", {"on_error": "skip"})
-    settings, looks = CircuitBreaker(window=1, min_calls=1, open_for=0.001), itertools.count()
+    settings, looks = CircuitBreaker(window=1, min_calls=1, open_for=3.0), itertools.count()
     gate = InlineGate(spec, settings, lambda: next(looks), outlet)
     assert gate.enter()
     gate.leave(DOWN)
     assert not gate.enter()
     gate.wait()
-    assert outlet.waited_ns > 0
+    assert outlet.waited_ns == clock.perf_counter_ns()
     assert next(looks) > 0, "whether the run is to stop"
     assert gate.stats().state == "half-open"
 
