@@ -49,7 +49,7 @@ def shrink(frame: Frame) -> Frame:
     return ((columns[:, 0::2] + columns[:, 1::2]) >> 4).astype(np.uint8)
 
 
-def checksum(output: Any) -> tuple[int, int, int]:
+def checksum(output: Any) -> tuple[int, ...]:
     frame = np.ascontiguousarray(output)
     return (*frame.shape, zlib.crc32(frame.data))
 
