@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from multiprocessing.shared_memory import SharedMemory
@@ -137,7 +136,7 @@ def test_a_program_that_hangs_ends_with_the_worker_that_is_killed_at_its_timeout
     assert run.drain().stages["work"].failed == 1
 
 
-def test_what_a_worker_has_started_goes_on_when_other_workers_end(tmp_path: Path) -> None:
+def test_what_a_worker_has_started_goes_on_when_other_workers_end() -> None:
     class Second(mpipe.Stage):
         def setup(self) -> None:
             (self.server,) = background_job()
@@ -167,17 +166,18 @@ def test_a_replacement_keeps_what_it_starts_while_that_of_the_worker_before_ends
     assert list(pipeline.run(range(60))) == [True] * 60
 
 
-def test_a_signal_to_the_process_group_of_a_function_reaches_its_worker_alone() -> None:
+def test_a_signal_to_the_process_group_of_a_function_reaches_its_worker_alone(
+    tmp_path: Path,
+) -> None:
     def work(x: int) -> int:
-        if x == 5 and not (flag := Path(folder) / "done").exists():
+        if x == 5 and not (flag := tmp_path / "done").exists():
             flag.touch()
             os.system("kill 0")
             time.sleep(600)
         return x
 
-    with tempfile.TemporaryDirectory() as folder:
-        outputs = mpipe.Pipeline().add_map("work", work, workers=2).run(range(100))
-        assert sorted(outputs) == list(range(100))
+    outputs = mpipe.Pipeline().add_map("work", work, workers=2).run(range(100))
+    assert sorted(outputs) == list(range(100))
 
 
 def test_a_process_that_leaves_the_group_is_left_alone() -> None:

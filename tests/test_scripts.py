@@ -91,7 +91,7 @@ def test_from_a_notebook() -> None:
     check(subprocess.check_output(command, input=SCRIPT, text=True, timeout=120))
 
 
-def test_functions_with_a_cache_travel_with_what_they_cache() -> None:
+def test_functions_with_a_cache_travel() -> None:
     program = """
         import functools, mpipe
         @functools.lru_cache

@@ -130,7 +130,7 @@ class ProcessesEngine:
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
         part = items[start : start + self._source.frame_items(targets)]
-        patience, unread = Deadline(_PATIENCE_S), Deadline(UNREAD_S)
+        patience, unread = Deadline(_PATIENCE_S), None
         while True:
             self._check_open()
             patient = not (patience.passed or deadline.passed)
@@ -153,6 +153,7 @@ class ProcessesEngine:
                 )
             self._link.wait(sent.fds, deadline.remaining(sent.seconds or _SLICE_S))
             self._reader.collect_letters()
+            unread = unread or Deadline(UNREAD_S)
             if unread.passed:
                 self._warn_of_unread()
 

@@ -126,24 +126,20 @@ class Reader:
 
     def unread(self) -> str:
         """What holds the run up because nobody reads it, and what to do; "" if nothing does."""
+        if letters := self._unread_letters():
+            return letters
+        if self._results is None or self._thread not in (None, threading.get_ident()):
+            return ""
         with self.turns.lock:
-            if self._closed:
-                return ""
-            if self._letters_wait:
-                return _LETTERS
-            if self._results is None or self._thread not in (None, threading.get_ident()):
-                return ""
-            return _RESULTS if self._results.full else ""
-
-    @property
-    def _letters_wait(self) -> bool:
-        """Whether there are so many dead letters here that there is no room for more on the way."""
-        many = len(self._letters_read) >= _MAX_LETTERS
-        return many and self._letters is not None and self._letters.full
+            return _RESULTS if not self._closed and self._results.full else ""
 
     def _unread_letters(self) -> str:
+        """As `unread`: whether as many are here as are kept, and there is no room on the way."""
+        inbox = self._letters
+        if inbox is None or len(self._letters_read) < _MAX_LETTERS:
+            return ""
         with self.turns.lock:
-            return _LETTERS if not self._closed and self._letters_wait else ""
+            return _LETTERS if not self._closed and inbox.full else ""
 
     def read_rest(self) -> None:
         """Read all that has come, so that it can be taken after the end."""

@@ -72,12 +72,14 @@ class Source:
         self, spec: RunSpec, channels: Sequence[Channel], orders: Sequence[Progress]
     ) -> None:
         plan = spec.plan
-        self._edges = {}
+        self._edges, self._caps = {}, {}
         for name in plan.graph.sources:
             stage = plan.index[name]
             producer = Producer(channels[stage], 0)
             to, order = plan.graph.stages[stage], spec.order_of(CALLER, name)
             self._edges[name] = Edge(producer, to.drop_on_full, order, to.max_items)
+            if to.max_items is not None:
+                self._caps[name] = to.max_items
         self._orders = orders
         self._window = WINDOW + 2 * sum(stage.buffer_size for stage in plan.graph.stages)
         self._one_by_one = spec.routes.one_by_one
@@ -92,7 +94,8 @@ class Source:
         """How many items the next frame should have."""
         if self._one_by_one:
             return 1
-        return max(self._edges[name].frame_items for name in targets)
+        most = max(self._edges[name].frame_items for name in targets)
+        return min([most, *(self._caps[name] for name in targets if name in self._caps)])
 
     def is_idle(self, targets: Sequence[str]) -> bool:
         """Whether a target's queue is empty, so that a part-filled frame should go at once."""

@@ -4,8 +4,8 @@ Every worker leads a process group of its own, which everything inherits that it
 ended, the others have a moment to end by themselves, or to leave the group, as daemons do; then
 they get SIGTERM, and SIGKILL a second later, all at once.
 
-A group's number cannot become another process's while the group has members (POSIX, 4.13); after
-that not before the kernel has given all other numbers out.
+A group's number cannot become another process's while the group has members (POSIX, "Process ID
+Reuse"); after that not before Linux has given all other numbers out.
 """
 
 from __future__ import annotations
