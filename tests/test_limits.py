@@ -59,6 +59,7 @@ def test_no_worker_handles_more_than_twice_its_max_items_however_quick_they_are(
     pipeline.connect("first", "pid")
     beside = mpipe.Pipeline().add_filter("other", lambda x: False, workers=1)
     beside.add_map("pid", lambda x: os.getpid(), workers=2, max_items=500)
+    beside.add_map("join", abs, workers=1).connect("other", "join").connect("pid", "join")
     for graph in (pipeline, beside):
         handled = Counter(graph.run(range(20_000)))
         assert sum(handled.values()) == 20_000

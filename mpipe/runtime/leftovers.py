@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 
 _ASK_S, _KILL_S, _GIVE_UP_S = 0.1, 1.1, 1.5
 """When to send SIGTERM, when SIGKILL, and when to let be what cannot be killed: seconds after the
@@ -67,11 +68,21 @@ class Leftovers:
 
 
 def _signal(group: int, number: int) -> bool:
-    """Send it to all of the group; returns whether there is anyone in it."""
+    """Send it to all of the group; returns whether there is anyone in it who has not ended."""
     try:
         os.killpg(group, number)
     except ProcessLookupError:
         return False
     except PermissionError:  # they have become other users'
         pass
-    return True
+    return any(map(partial(_is_alive, group), filter(str.isdigit, os.listdir("/proc"))))
+
+
+def _is_alive(group: int, pid: str) -> bool:
+    """Whether a process is of the group, and not a zombie: who adopts it may be slow to reap it."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state, _, its_group = file.read().rpartition(b")")[2].split()[:3]
+    except OSError:  # gone, or not to be seen
+        return False
+    return int(its_group) == group and state not in b"ZX"
