@@ -45,6 +45,19 @@ def tree(pid: int) -> list[int]:
     return [pid, *(child.pid for child in process.children(recursive=True))]
 
 
+def started(pipeline: mpipe.Pipeline, results: bool = False) -> tuple[mpipe.Run, list[int]]:
+    """A run, and its processes, when they have all begun: the coordinator, then the workers."""
+    run = pipeline.start(results=results)
+
+    def states() -> list[str]:
+        return [worker.state for stage in run.stats().stages.values() for worker in stage.workers]
+
+    wait_until(lambda: "starting" not in states())
+    pids = tree(run._engine._link.coordinator_pid)
+    assert len(pids) == 1 + len(states())
+    return run, pids
+
+
 def assert_gone(pids: Collection[int], within: float = 5.0) -> None:
     """Fail unless all of `pids` have ended, and been reaped where that is up to this process."""
     deadline = time.monotonic() + within
