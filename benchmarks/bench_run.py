@@ -16,8 +16,8 @@ from workloads import Workload
 
 LIMIT_S = 45.0
 """What has not ended by then hangs, or is of no use."""
-LONG_S = 4.0
-"""A tool that would take longer for all items gets fewer of them."""
+LONG_S = 6.0
+"""About the longest serial loop. A tool that would take longer for all items gets fewer of them."""
 FLOOD_S = 4.0
 TRIAL = 8
 """A trial has so many times fewer items."""
