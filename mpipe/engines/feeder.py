@@ -98,21 +98,23 @@ class Feeder:
             pending.extend(islice(items, min(size - 1, lacking)))  # seen by `nudge` as they come
             now = clock()
             size = min(2 * size, self._frame_items) if now - began < _QUICK_NS else 1
+            is_idle = False
             if len(pending) < self._frame_items:
                 if now < look:
                     began = now
                     continue
                 look = now + _LOOK_NS
-                if not self._source.is_idle(self._targets):
+                is_idle = self._source.is_idle(self._targets)
+                if not is_idle:
                     began = clock()
                     continue
-            self._flush()
+            self._flush(is_idle)
             if self._stopped.is_set():
                 return
             began = clock()
 
-    def _flush(self) -> None:
-        while not self._stopped.is_set() and (pause := self._pause_s()):
+    def _flush(self, is_idle: bool = False) -> None:
+        while not (is_idle or self._stopped.is_set()) and (pause := self._pause_s()):
             self.resting = pause >= LEAST_PAUSE_S
             self._stopped.wait(pause)
         self.resting = False

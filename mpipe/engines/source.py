@@ -94,6 +94,8 @@ class Source:
         """How many items the next frame should have."""
         if self._one_by_one:
             return 1
+        if len(targets) == 1:
+            return self._edges[targets[0]].frame_items
         most = max(self._edges[name].frame_items for name in targets)
         return min([most, *(self._caps[name] for name in targets if name in self._caps)])
 

@@ -194,7 +194,7 @@ class Kernel:
         """Handle items of a frame, to its end or not; raises `StageError` if one fails the run."""
         self._reset(items)
         self._watch = watch
-        singly = watch is not None or self._gate is not None
+        singly = len(items) == 1 or watch is not None or self._gate is not None
         size = 1 if singly else run_items(self._mean_ns)
         if size == 1:
             self._handle_singly(items, watch)

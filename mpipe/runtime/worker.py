@@ -186,11 +186,8 @@ class Worker:
         self._account.idle_ns += time.perf_counter_ns() - began
 
     def _handle(self, kernel: Kernel, work: Work) -> None:
-        taken, put, tag = time.perf_counter_ns(), self._counters.put, work.header.tag
-        put(counters.ORIGIN, tag.origin)
-        put(counters.SPAN, tag.span)
-        put(counters.EXACT, tag.exact)
-        put(counters.FRAME, work.id)
+        taken = time.perf_counter_ns()
+        self._counters.begin(work.id, work.header.tag)
         self._apply(kernel, work, taken)  # its arrays are gone when it returns, and their slot free
         self._consumer.report_service(int(self._account.service_ns))
         self._intake.done()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from ..policy import histogram
 from . import memory
+from .frame import Tag
 from .token import ATTEMPT_ONE, plain
 
 # Words of the worker.
@@ -131,6 +132,14 @@ class SeatCounters:
 
     def put(self, word: int, value: int) -> None:
         self._words[self._start + word] = value
+
+    def begin(self, frame: int, tag: Tag) -> None:
+        """Say which frame is in hand; last its name, which tells that the rest is about it."""
+        words, start = self._words, self._start
+        words[start + ORIGIN] = tag.origin
+        words[start + SPAN] = tag.span
+        words[start + EXACT] = tag.exact
+        words[start + FRAME] = frame
 
     def enter(self, state: int) -> None:
         """Say what the worker does from now on."""

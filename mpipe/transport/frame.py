@@ -187,11 +187,12 @@ def write(
     head += path + riders
     slot[:start] = _CHECKSUM.pack(_checksum(token, head)) + head
     target = spill() if spilled else slot[_aligned(start) :]
-    offset = 0
-    if payload.buffers:
-        lengths = array("Q", [raw.nbytes for raw in payload.buffers]).tobytes()
-        offset = len(lengths)
-        target[:offset] = lengths
+    if not payload.buffers:
+        target[: len(payload.data)] = payload.data
+        return
+    lengths = array("Q", [raw.nbytes for raw in payload.buffers]).tobytes()
+    offset = len(lengths)
+    target[:offset] = lengths
     target[offset : offset + len(payload.data)] = payload.data
     offset = _aligned(offset + len(payload.data))
     for raw in payload.buffers:
@@ -214,10 +215,10 @@ def read_header(slot: memoryview, token: int) -> tuple[Header, bytes]:
 
 def read_items(header: Header, memory: memoryview) -> list[Any]:
     """Unpickle the items from the payload's memory; arrays are views on it."""
+    if not header.buffers:
+        return list(pickle.loads(memory[: header.pickle_bytes]))
     offset = _pickle_offset(header.buffers)
     data = memory[offset : offset + header.pickle_bytes]
-    if not header.buffers:
-        return list(pickle.loads(data))
     lengths = memory[:offset].cast("Q").tolist()
     offset = _aligned(offset + header.pickle_bytes)
     buffers = []

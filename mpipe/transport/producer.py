@@ -68,6 +68,7 @@ class Producer:
         self._most = layout.hand_words
         self._hand_end = self._hand + self._most
         self._end = self._hand  # of the words that may hold tokens now
+        self._doubles = 0  # of them, those that held a double and are empty
         self._zeros = memoryview(bytes(8 * layout.hand_words)).cast("Q")
 
     @property
@@ -111,19 +112,17 @@ class Producer:
         """
         price = min(credits_for(items, size, self._unit, self._credit_bytes), self._most)
         words, pipe = self._words, self.channel.free
-        have = len(held(words, self._hand, self._end)) // 8 if self._end > self._hand else 0
-        while want := min(price - have, self._hand_end - self._end):
+        have = self._end - self._hand - self._doubles
+        while have < price and self._end < self._hand_end:
             take = pipe.wait_take if wait and not have else pipe.take
-            got = take(self._end, want) if want > 0 else 0
-            if not got:
-                break
+            got = take(self._end, min(price - have, self._hand_end - self._end))
             self._end += got
-            if any_attempt(words[self._end - got : self._end]):
-                got -= self._drop_doubles()
-            have += got
-            if have:
+            if got and any_attempt(words[self._end - got : self._end]):
+                self._doubles += self._drop_doubles()
+            have = self._end - self._hand - self._doubles
+            if have or not got:
                 break
-            self._end = self._hand
+            self._empty_hand()
         if have >= price:
             return min(items, have * self._unit)
         got = items_for(have, items, size, self._unit, self._credit_bytes)
@@ -168,7 +167,7 @@ class Producer:
         """Return the credits in hand."""
         if full := self._full():
             self._give_back(full)
-        self._end = self._hand
+        self._empty_hand()
 
     def _full(self) -> list[int]:
         """Indices of the words of the hand that hold a credit."""
@@ -233,7 +232,11 @@ class Producer:
         words[block + PUBLISHED] = words[block + INTENT] - 1
         words[self._hand : self._end] = self._zeros[: self._end - self._hand]
         words[block + INTENT] = 0
+        self._empty_hand()
+
+    def _empty_hand(self) -> None:
         self._end = self._hand
+        self._doubles = 0
 
     # Recovery, by the process that takes the seat over, before anything else.
 
@@ -248,7 +251,7 @@ class Producer:
             self._settle()
         else:
             self._give_back(self._full())
-        self._end = self._hand
+        self._empty_hand()
 
     def _finish_publication(self, carrier: int) -> None:
         words = self._words
