@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .engines import make_engine
 from .errors import GraphError, OptionError
@@ -12,6 +12,11 @@ from .graph import Graph, unknown_stage
 from .plan import RunOptions, make_plan
 from .run import Outputs, Run
 from .stage import OPTIONS, Kind, StageSpec, make_spec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import ImapOptions, StageOptions, StartOptions, StreamOptions
 
 ENGINES = ("processes", "inline")
 START_METHODS = ("fork", "spawn")
@@ -30,7 +35,7 @@ class Pipeline:
         self._stages: dict[str, StageSpec] = {}
         self._edges: list[tuple[str, str]] = []
 
-    def add_stage(self, name: str, fn: Any, **options: Any) -> Pipeline:
+    def add_stage(self, name: str, fn: Any, **options: Unpack[StageOptions]) -> Pipeline:
         """Add a stage that runs `fn`: a function of an item, an `mpipe.Stage`, or a factory of one.
 
         `fn(item)` returns a list, tuple, generator or iterator of outputs, or `None` for none.
@@ -62,15 +67,19 @@ class Pipeline:
         """
         return self._add(name, fn, "flat", options)
 
-    def add_map(self, name: str, fn: Callable[[Any], Any], **options: Any) -> Pipeline:
+    def add_map(
+        self, name: str, fn: Callable[[Any], Any], **options: Unpack[StageOptions]
+    ) -> Pipeline:
         """Add a stage with one output per item, `fn(item)`. Options as in `add_stage`."""
         return self._add(name, fn, "map", options)
 
-    def add_filter(self, name: str, predicate: Callable[[Any], Any], **options: Any) -> Pipeline:
+    def add_filter(
+        self, name: str, predicate: Callable[[Any], Any], **options: Unpack[StageOptions]
+    ) -> Pipeline:
         """Add a stage that passes the items whose `predicate(item)` is true. Options as above."""
         return self._add(name, predicate, "filter", options)
 
-    def _add(self, name: str, fn: Any, kind: Kind, options: dict[str, Any]) -> Pipeline:
+    def _add(self, name: str, fn: Any, kind: Kind, options: StageOptions) -> Pipeline:
         spec = make_spec(name, fn, kind, options)
         if name in self._stages:
             raise GraphError(f"there is already a stage {name!r}; names must be unique")
@@ -98,7 +107,7 @@ class Pipeline:
         """The graph as described so far, not yet checked."""
         return Graph(self.name, tuple(self._stages.values()), tuple(self._edges))
 
-    def start(self, engine: str = "processes", **options: Any) -> Run:
+    def start(self, engine: str = "processes", **options: Unpack[StartOptions]) -> Run:
         """Check the graph, start its workers and return the `Run` that takes items.
 
         - `engine` ("processes"): or "inline", to run everything in this process, to debug.
@@ -123,7 +132,7 @@ class Pipeline:
         engine: str = "processes",
         *,
         ordered: bool = False,
-        **options: Any,
+        **options: Unpack[StreamOptions],
     ) -> Outputs:
         """Run a whole iterable through and iterate the terminal stages' outputs as they come.
 
@@ -177,7 +186,7 @@ def imap(
     workers: int | None = None,
     ordered: bool = True,
     engine: str = "processes",
-    **options: Any,
+    **options: Unpack[ImapOptions],
 ) -> Outputs:
     """Map `fn` over `items` on all cores, lazily; yields `fn(item)` in source order.
 
@@ -186,8 +195,9 @@ def imap(
     """
     if not isinstance(ordered, bool):
         raise OptionError(f"imap: ordered must be True or False, not {ordered!r}")
-    of_run = {name: options.pop(name) for name in [*options] if name in _RUN_OPTIONS}
-    pipeline = Pipeline("imap").add_map("map", fn, workers=workers, **options)
+    of_stage: dict[str, Any] = {**options}
+    of_run = {name: of_stage.pop(name) for name in [*of_stage] if name in _RUN_OPTIONS}
+    pipeline = Pipeline("imap").add_map("map", fn, workers=workers, **of_stage)
     return pipeline.run(items, engine, ordered=ordered, **of_run)
 
 
@@ -198,7 +208,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _run_options(call: str, engine: str, given: dict[str, Any]) -> RunOptions:
+def _run_options(call: str, engine: str, given: Mapping[str, Any]) -> RunOptions:
     """Check the options of `start` or `run`; raise `OptionError`: the culprit, and the choices."""
     if engine not in ENGINES:
         raise OptionError(f"engine must be {_either(ENGINES)}, not {engine!r}")

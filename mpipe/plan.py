@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from .graph import Graph
+
+if TYPE_CHECKING:
+    from .options import Event
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,6 @@ def make_plan(graph: Graph, cores: int) -> Plan:
     counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
     workers = tuple(stage.workers or counts.get(stage.name, 1) for stage in stages)
     return Plan(graph._replace(stages=stages), workers, cores)
-
-
-class Event(Protocol):
-    """What `start(cancel=...)` takes: an event of `threading`, `multiprocessing` or the like."""
-
-    def is_set(self) -> bool: ...
 
 
 class RunOptions(NamedTuple):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import mpipe
+from mpipe import options
 from mpipe.plan import make_plan
 from mpipe.runtime.kernel import check_result
 from mpipe.stage import ON_ERROR, OPTIONS, StageSpec, make_spec
@@ -270,6 +271,15 @@ def test_imap_refuses_bad_options_at_the_call() -> None:
     assert str(caught.value) == (
         f"stage 'map': unknown option 'chunksize'; valid options: {OPTION_NAMES}"
     )
+
+
+def test_type_checkers_know_exactly_the_options_that_are_accepted() -> None:
+    of_stage, of_start = set(options.StageOptions.__annotations__), START_OPTIONS.split(", ")
+    assert of_stage == set(OPTIONS)
+    assert {*options.StartOptions.__annotations__, "engine"} == set(of_start)
+    assert {*options.StreamOptions.__annotations__, "engine", "results"} == set(of_start)
+    accepted = (of_stage | set(of_start)) - {"workers", "ordered", "engine", "results"}
+    assert set(options.ImapOptions.__annotations__) == accepted
 
 
 @pytest.mark.parametrize(

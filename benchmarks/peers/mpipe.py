@@ -20,7 +20,7 @@ def stream(
     buffer: int | None = 10,
     spawn: bool = False,
 ) -> Outputs:
-    sizes = {} if buffer is None else {"buffer_size": buffer}
+    sizes: dict[str, Any] = {} if buffer is None else {"buffer_size": buffer}
     pipeline = Pipeline().add_map("map", fn, workers=workers, **sizes)
     return pipeline.run(source, start_method="spawn" if spawn else "fork")
 
@@ -64,8 +64,9 @@ def skipping(fn: Callable[[Any], Any], source: Iterable[Any]) -> Outputs:
 
 
 def limited(fn: Callable[[Any], Any], source: Iterable[Any], seconds: float) -> Outputs:
-    options = {"workers": 2, "buffer_size": 10, "on_error": "dead_letter", "timeout": seconds}
-    return Pipeline().add_map("map", fn, **options).run(source)
+    pipeline = Pipeline()
+    pipeline.add_map("map", fn, workers=2, buffer_size=10, on_error="dead_letter", timeout=seconds)
+    return pipeline.run(source)
 
 
 def large(fn: Callable[[Any], Any], source: Iterable[Any]) -> Iterator[Any]:
