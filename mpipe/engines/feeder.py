@@ -125,7 +125,7 @@ class Feeder:
         return BEHIND_S if self._source.is_ahead else self._source.pause_s(self._targets)
 
     def _send(self, timeout: float | None) -> None:
-        items = self._pending[:]
+        items = tuple(self._pending)  # of which the whole is no copy
         del self._pending[: len(items)]
         if items and not self._stopped.is_set():
             self._push(items, self._targets, timeout)

@@ -14,7 +14,8 @@ is added before its token is let go; a replacement that finds it in both does no
 from __future__ import annotations
 
 import select
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ..policy.reorder import Place, Reorder
 from ..transport import counters
@@ -119,7 +120,7 @@ class Backlog:
                 self._tell()
                 return Work(work_id(self._done + 1), kept.header, self._load)
 
-    def _load(self) -> list[object]:
+    def _load(self) -> Sequence[Any]:
         kept = self._in_hand
         assert kept is not None
         payload = self._store.read(kept.record)[kept.header.packed_bytes :]

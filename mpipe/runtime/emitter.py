@@ -128,10 +128,11 @@ class Emitter:
         for edge in self._edges:
             start = 0
             for payload in frames[edge.frame_items]:
-                part = outputs[start : start + payload.items]
-                ends = last and start + len(part) == len(outputs)
-                self._send(edge, part, payload, part_of(tag, start, len(part)), ends)
-                start += payload.items
+                count = payload.items
+                part = _part(outputs, start, count)
+                ends = last and start + count == len(outputs)
+                self._send(edge, part, payload, part_of(tag, start, count), ends)
+                start += count
             if last and not outputs and edge.order is not None:
                 self._mark_end(edge, tag)
 
@@ -145,7 +146,7 @@ class Emitter:
     def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
         payloads: list[Payload] = []
         for start in range(0, len(outputs), size):
-            part = outputs[start : start + size]
+            part = _part(outputs, start, size)
             payloads += encode_all(part, self._max_item_bytes, start)
         return payloads
 
@@ -229,6 +230,11 @@ def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
     except ItemError as error:
         note = f"{letter.error} (the item is lost: {error})"
         return encode([replace(letter, item=None, error=note)], max_item_bytes)
+
+
+def _part(items: list[Any], start: int, count: int) -> list[Any]:
+    """So many of the items from `start` on; where that is all of them, no copy."""
+    return items[start : start + count] if start or count < len(items) else items
 
 
 def part_of(tag: Tag, start: int, items: int) -> Tag:

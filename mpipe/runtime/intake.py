@@ -6,7 +6,7 @@ that cannot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from ..transport import counters
@@ -21,7 +21,7 @@ class Work(NamedTuple):
 
     id: int
     header: Header
-    load: Callable[[], list[Any]]
+    load: Callable[[], Sequence[Any]]
 
 
 class Intake(Protocol):

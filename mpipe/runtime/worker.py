@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -205,7 +205,9 @@ class Worker:
         kernel.run(items, self._watch)
         self._add_up(kernel, work.header, taken)
 
-    def _apply_carefully(self, kernel: Kernel, work: Work, items: list[Any], taken: int) -> None:
+    def _apply_carefully(
+        self, kernel: Kernel, work: Work, items: Sequence[Any], taken: int
+    ) -> None:
         """Handle a frame that a worker died on: item by item, each counted as soon as it is done.
 
         Where the stage remembers something, they are counted whole, with that.
@@ -264,7 +266,7 @@ class Worker:
         self._account.commit(work, settled)
         self._intake.counted(settled)
 
-    def _load(self, work: Work) -> list[Any]:
+    def _load(self, work: Work) -> Sequence[Any]:
         try:
             return work.load()
         except Exception as error:

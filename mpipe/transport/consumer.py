@@ -17,6 +17,7 @@ except between 3 and 6. So the queue's credits are whole again the moment a fram
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import Any
 
 from . import frame
@@ -106,7 +107,7 @@ class Consumer:
         assert self._header is not None
         return self._header
 
-    def load(self) -> list[Any]:
+    def load(self) -> Sequence[Any]:
         """The items of the claimed frame."""
         header = self.header
         size = header.payload_bytes

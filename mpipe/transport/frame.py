@@ -13,7 +13,7 @@ import pickle
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from zlib import crc32
 
 from ..errors import ItemError, MPipeError
@@ -213,10 +213,10 @@ def read_header(slot: memoryview, token: int) -> tuple[Header, bytes]:
     return header, bytes(slot[start : start + 8 * header.riders])
 
 
-def read_items(header: Header, memory: memoryview) -> list[Any]:
+def read_items(header: Header, memory: memoryview) -> Sequence[Any]:
     """Unpickle the items from the payload's memory; arrays are views on it."""
     if not header.buffers:
-        return list(pickle.loads(memory[: header.pickle_bytes]))
+        return cast("Sequence[Any]", pickle.loads(memory[: header.pickle_bytes]))
     offset = _pickle_offset(header.buffers)
     data = memory[offset : offset + header.pickle_bytes]
     lengths = memory[:offset].cast("Q").tolist()
@@ -225,7 +225,7 @@ def read_items(header: Header, memory: memoryview) -> list[Any]:
     for length in lengths:
         buffers.append(memory[offset : offset + length])
         offset += _aligned(length)
-    return list(pickle.loads(data, buffers=buffers))
+    return cast("Sequence[Any]", pickle.loads(data, buffers=buffers))
 
 
 def owned(header: Header, payload: memoryview) -> memoryview:
