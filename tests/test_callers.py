@@ -129,6 +129,65 @@ def test_a_run_that_is_let_go_ends_though_a_fork_of_its_caller_lives_on() -> Non
 # Threads.
 
 
+DROPPED = "a run was dropped with 100 items in flight, which are lost"
+
+
+def test_a_run_that_is_dropped_with_items_in_flight_says_so() -> None:
+    program = """
+        import os, time, mpipe
+        os.dup2(1, 2)
+
+        def start(pipeline):
+            run = pipeline.add_map("wait", time.sleep, workers=1, buffer_size=200).start()
+            run.push(*[60] * 100)
+            return run
+
+        start(mpipe.Pipeline("dropped"))
+        print("then", flush=True)
+        run = start(mpipe.Pipeline("at exit"))
+    """
+    first, then, last = run_program(program).splitlines()
+    assert (first.split(": ")[0], last.split(": ")[0]) == (
+        "pipeline 'dropped'",
+        "pipeline 'at exit'",
+    )
+    assert DROPPED in first
+    assert then == "then"
+    assert DROPPED in last
+
+
+def test_a_run_that_has_ended_and_outputs_that_are_dropped_say_nothing() -> None:
+    program = """
+        import os, time, mpipe
+        os.dup2(1, 2)
+
+        def fail(x):
+            raise ValueError(x)
+
+        def use(fn, end):
+            run = mpipe.Pipeline().add_map("fn", fn, workers=1).start()
+            try:
+                run.push(0.1, 0.1)
+                getattr(run, end)()
+            except mpipe.MPipeError:
+                pass
+
+        use(time.sleep, "drain")
+        use(time.sleep, "cancel")
+        use(fail, "drain")
+        run = mpipe.Pipeline().add_map("fail", fail, workers=1).start()
+        try:
+            while True:
+                run.push(1)
+        except mpipe.StageError:
+            pass
+        next(mpipe.imap(time.sleep, [0, 60, 60], workers=1))
+        outputs = mpipe.imap(time.sleep, [0, 60, 60], workers=1)
+        next(outputs)
+    """
+    assert run_program(program) == ""
+
+
 @pytest.mark.parametrize("end", ["drain", "cancel"])
 def test_threads_may_push_read_look_and_end_a_run_at_once(end: str) -> None:
     pipeline = mpipe.Pipeline().add_map("a", abs, workers=2, buffer_size=30)

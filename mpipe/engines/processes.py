@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -62,13 +62,14 @@ class ProcessesEngine:
         self._pushing, self._looking = Turns(), Turns()
         with explained():
             self._launched = launched = launch(plan, options)
-            self._finalizer = weakref.finalize(self, _abandon, launched, self._owner)
             try:
                 self._link = Link(launched.coordinator)
                 self._open(launched.spec)
             except BaseException:
-                self._finalizer()
+                launched.release()
                 raise
+        lost = partial(_in_flight, self._link, plan, self._board, self._channels)
+        self._finalizer = weakref.finalize(self, _abandon, launched, self._owner, lost)
         self._closed = self._told_closed = self._warned = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
@@ -215,6 +216,8 @@ class ProcessesEngine:
                 yield frame.items
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Batches:
+        self._finalizer.detach()  # who drops the outputs wants no more of them
+        self._finalizer = weakref.finalize(self, _abandon, self._launched, self._owner)
         arrangement = self._arrangement if ordered else None
         more_fds = [arrangement.fd] if arrangement else []
         targets = self._plan.graph.sources
@@ -352,7 +355,28 @@ def _full(targets: Sequence[str], left: int, items: int, unread: str) -> str:
     return f"the buffer of stage {names} is full{why}; {left} of {items} items were not accepted"
 
 
-def _abandon(launched: Launched, owner: int) -> None:
-    """Let go of a run's descriptors, whether it has ended or nobody holds it any more."""
-    if os.getpid() == owner:
-        launched.release()
+def _in_flight(link: Link, plan: Plan, board: Board, channels: Sequence[Channel]) -> int:
+    """Items that a run which goes on has yet to handle; 0 if it has ended."""
+    link.pump()
+    if link.outcome is not None:
+        return 0
+    stages = snapshot(plan, board, channels, "running", 0.0).stages
+    return sum(stage.in_flight for stage in stages.values())
+
+
+def _abandon(launched: Launched, owner: int, in_flight: Callable[[], int] | None = None) -> None:
+    """End a run that nobody holds any more, or because the interpreter ends."""
+    if os.getpid() != owner:
+        return
+    lost = 0
+    with contextlib.suppress(Exception):  # an end that was interrupted
+        lost = in_flight() if in_flight is not None else 0
+    launched.release()
+    if lost:
+        log.warning(_DROPPED, launched.spec.plan.graph.name, lost)
+
+
+_DROPPED = (
+    "pipeline %r: a run was dropped with %d items in flight, which are lost; "
+    "drain it, or use it in a with block"
+)
