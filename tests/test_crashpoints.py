@@ -28,10 +28,11 @@ NOT_IN_WORKERS = r"""
     | create_gap_pipe | GapPipe\.has_room | GateFds\.all | create_gate
     | SharedGate\.(close|stats|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
     | create_file | unmap | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
-    | first_token | Store\.close | Producer\.holds_credits | _(reduce|make)_cached | _go_on
+    | first_token | Store\.close | Producer\.holds_credits | _(reduce|make)_cached
+    | heed | go_on | _go_on | _dropped | _repeat
 """
 """Functions that the caller or the coordinator runs; or a worker, but only with `max_memory`, where
-a function keeps a cache, or when it is ending already."""
+a function keeps a cache, or when it is beginning, or ending already."""
 
 ABSTRACT = r"(Gate|Intake|Outlet|Watch)\.\w+"
 """What protocol classes declare."""
@@ -52,7 +53,7 @@ SELDOM = """
     runtime/gate.py:one_line: return f"WorkerDied: {error.args[0]}"
     runtime/gate.py:WorkerGate._ring: break
     runtime/kernel.py:Kernel.failed: return self._failed
-    transport/producer.py:Producer.acquire: self._end = self._hand
+    transport/producer.py:Producer.acquire: self._empty_hand()
     transport/producer.py:Producer._wait_for_credits: time.sleep(ROOM_S)
     transport/producer.py:Producer._choose_carrier: carrier += 1
 """

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import assert_gone, wait_until
+from helpers import assert_gone
 
 import mpipe
 from mpipe.transport.gate import ERRORS, SUCCESSES
@@ -76,28 +76,6 @@ def test_a_process_forked_from_a_worker_ends_at_sigterm_however_early_it_comes()
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     assert set(mpipe.imap(fork_and_end, range(100), workers=2)) == {-signal.SIGTERM}
-
-
-def test_a_cancel_in_the_middle_of_a_fork_is_heard_by_the_worker(tmp_path: Path) -> None:
-    class Forks(mpipe.Stage):
-        def process(self, x: int) -> None:
-            (tmp_path / f"up-{os.getpid()}").touch()
-            while True:
-                pid = os.fork()
-                if pid == 0:
-                    os._exit(0)
-                os.waitpid(pid, 0)
-
-        def teardown(self) -> None:
-            (tmp_path / f"down-{os.getpid()}").touch()
-
-    pipeline = mpipe.Pipeline().add_stage("forks", Forks, workers=2)
-    for count in range(1, 11):
-        run = pipeline.start()
-        run.push(0, 1)
-        wait_until(lambda least=2 * count: len(list(tmp_path.glob("up-*"))) >= least)
-        run.cancel()
-    assert len(list(tmp_path.glob("down-*"))) == 20
 
 
 def test_a_fork_keeps_the_sigterm_handler_that_the_function_has_set() -> None:

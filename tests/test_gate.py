@@ -21,7 +21,8 @@ from mpipe.engines.gate import InlineGate
 from mpipe.policy.breaker import Breaker, State
 from mpipe.runtime.breakers import Keeper
 from mpipe.runtime.gate import WorkerGate
-from mpipe.runtime.kernel import Kernel, Stopped
+from mpipe.runtime.kernel import Kernel
+from mpipe.runtime.stopping import Stopped
 from mpipe.stage import make_spec
 from mpipe.transport import counters, memory
 from mpipe.transport.counters import Board, SeatCounters

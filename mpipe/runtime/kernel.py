@@ -34,10 +34,6 @@ FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
 
 
-class Stopped(BaseException):
-    """Raised in a worker by the signal that ends it; user code should let it pass."""
-
-
 class Outlet(Protocol):
     """Where a kernel's outcomes go."""
 

@@ -16,7 +16,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 from typing import Any
 
 from ..errors import OptionError, StageError, WorkerDied
@@ -32,7 +31,7 @@ from ..transport.gate import SharedGate
 from ..transport.producer import Producer
 from ..transport.store import Store
 from ..transport.token import END
-from . import nesting
+from . import nesting, stopping
 from .account import Account
 from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
@@ -41,7 +40,7 @@ from .forks import disown
 from .functions import load_function
 from .gate import WorkerGate
 from .intake import Direct, Intake, Work
-from .kernel import Kernel, Stopped
+from .kernel import Kernel
 from .lastwords import listen
 from .noting import Noting
 from .position import describe_frame, describe_position
@@ -309,36 +308,27 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
     """The life of a worker, until its stage is finished or a signal stops it."""
     worker = None
     try:
-        signal.signal(signal.SIGTERM, _stop)
+        stopping.heed()
         nesting.enter(spec.level)
         listen(spec.last_words, seat)
         reporter = Reporter(spec.reports, seat)
         worker = Worker(spec, seat, caution, reporter)
-        disown(worker.words(), spec.reports, (_stop, _go_on))
+        disown(worker.words(), spec.reports, stopping.HANDLERS)
         try:
             worker.recover()
             worker.open()
             worker.work()
             worker.close()
-            signal.signal(signal.SIGTERM, _go_on)  # beyond here `Stopped` is not caught
+            stopping.go_on()  # beyond here `Stopped` is not caught
         except Exception as error:
             report = error if isinstance(error, StageError) else worker.error("broke", error)
             reporter.error(report)
             while True:
                 signal.pause()
-    except Stopped:
+    except stopping.Stopped:
         if worker is not None:
             with contextlib.suppress(Exception):
                 worker.close()
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, _go_on)
-    raise Stopped
-
-
-def _go_on(number: int, frame: FrameType | None) -> None:
-    """The end is under way. Unlike SIG_IGN, no program inherits this that is started meanwhile."""
 
 
 at_leave: list[Callable[[], object]] = []
