@@ -330,7 +330,7 @@ class Sums(mpipe.Stage):
         return [self.total] if item % 3 else []
 
     def finish(self) -> list[str]:
-        return [f"last {self.total}", "end"]
+        return [f"last {self.total}", "bad", "end"]
 
     def snapshot(self) -> tuple[int, bytes]:
         return self.total, bytes(self.padding)
@@ -340,11 +340,18 @@ class Sums(mpipe.Stage):
 
 
 def with_state(workers: int, padding: int, ordered: bool) -> mpipe.Pipeline:
-    options = {"buffer_size": 10}
+    """State in the middle; one of the items that come from `finish` fails."""
+
+    def again(x: int | str) -> int | str:
+        if x == "bad":
+            raise ValueError("bad item")
+        return x
+
+    options: dict[str, Any] = {"buffer_size": 10, "on_error": "skip"}
     return pipeline(
         ("map", "same", lambda x: x, {"workers": 2, **options}),
         ("stage", "sums", Sums(padding), {"workers": workers, "ordered": ordered, **options}),
-        ("map", "again", lambda x: x, {"workers": 1, **options}),
+        ("map", "again", again, {"workers": 1, **options}),
     )
 
 
