@@ -34,7 +34,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import mpipe
-from mpipe.engines import launch
+from mpipe.engines import standby
 from mpipe.runtime import blame, children
 from mpipe.runtime.spec import RunSpec
 from mpipe.transport import consumer, memory
@@ -312,11 +312,11 @@ def crashing(mode: Mode, shortest: int = 0, seed: int = 0) -> Iterator[Table]:
 
     `shortest` is the mean of their shortest lives, where these are drawn by lot, from `seed`.
     """
-    table, code = Table(), launch._COORDINATOR
+    table, code = Table(), standby._COORDINATOR
     path = f"/proc/{os.getpid()}/fd/{table.fd}"
-    launch._COORDINATOR = _installing(code, path, int(mode), shortest, seed)
+    standby._COORDINATOR = _installing(code, path, int(mode), shortest, seed)
     try:
         yield table
     finally:
-        launch._COORDINATOR = code
+        standby._COORDINATOR = code
         table.close()

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import psutil
 
 import mpipe
-from mpipe.engines import launch
+from mpipe.engines import standby
 
 HANG_S = 180.0
 terminal = 2
@@ -120,10 +120,10 @@ def run_program(program: str, *flags: str, **options: object) -> str:
 @contextmanager
 def coordinator_with(code: str) -> Iterator[None]:
     """Let the coordinators of runs that are started in here run `code` first."""
-    before = launch._COORDINATOR
+    before = standby._COORDINATOR
     path, _, rest = before.partition("; from mpipe")
-    launch._COORDINATOR = f"{path}\n{textwrap.dedent(code)}\nfrom mpipe{rest}"
+    standby._COORDINATOR = f"{path}\n{textwrap.dedent(code)}\nfrom mpipe{rest}"
     try:
         yield
     finally:
-        launch._COORDINATOR = before
+        standby._COORDINATOR = before

@@ -60,9 +60,9 @@ def test_no_process_of_a_run_creates_a_file_or_names_a_socket() -> None:
         '''
         exec(watch)
         import mpipe
-        from mpipe.engines import launch
-        path, _, rest = launch._COORDINATOR.partition("; from mpipe")
-        launch._COORDINATOR = f"{path}\\n{watch}\\nfrom mpipe{rest}"
+        from mpipe.engines import standby
+        path, _, rest = standby._COORDINATOR.partition("; from mpipe")
+        standby._COORDINATOR = f"{path}\\n{watch}\\nfrom mpipe{rest}"
         class Counts(mpipe.Stage):
             count = 0
             def process(self, x):

@@ -152,7 +152,7 @@ def test_a_handler_that_reads_reads_or_is_told_that_reading_is_under_way() -> No
 def test_wherever_a_handler_listens_to_the_coordinator_no_message_is_lost() -> None:
     def listen(number: int) -> bool:
         ours, theirs = socket_pair()
-        coordinator = Child(subprocess.Popen(["true"]), ours, origin=None, run=None)
+        coordinator = Child(subprocess.Popen(["true"]), ours, origin=None)
         link = Link(coordinator)
         control.send(theirs, ("log", "one"))
 

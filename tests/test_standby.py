@@ -375,45 +375,67 @@ def test_that_of_a_run_in_a_worker_is_gone_with_the_worker() -> None:
 # Whatever happens as it is given the next run, that run has a coordinator.
 
 DIES = {
-    "before it hears of it": "control.receive_descriptors = die",
-    "with the descriptors in hand": "os.dup2 = die",
-    "with the descriptors in place": "control.send = die_before_ready",
-    "after it said that it is ready": "control.send = send_and_die",
+    "before it hears of it": "hears",
+    "with the descriptors in hand": "has them in hand",
+    "with the descriptors in place": "has them in place",
+    "after it said that it is ready": "is ready",
 }
 DYING = """
-    import os
-    from mpipe.runtime import control, service
-    send = control.send
-    def die(*_, **__):
-        os._exit(1)
-    def die_before_ready(line, message, flags=0):
-        if message[0] == "ready":
-            die()
+    import os, socket
+    from mpipe.runtime import control
+    heard, receive, send, dup2 = 0, control.receive_descriptors, control.send, os.dup2
+
+    def die_if(when):
+        if heard == {run} and when == {when!r}:
+            os._exit(1)
+
+    def receive_or_die(line):
+        global heard
+        heard += b"here" in line.recv(1 << 16, socket.MSG_PEEK)
+        die_if("hears")
+        return receive(line)
+
+    def dup2_or_die(*args, **options):
+        die_if("has them in hand")
+        return dup2(*args, **options)
+
+    def send_or_die(line, message, flags=0):
+        is_ready = message[0] == "ready"
+        if is_ready:
+            die_if("has them in place")
         send(line, message, flags)
-    def send_and_die(line, message, flags=0):
-        send(line, message, flags)
-        if message[0] == "ready":
-            die()
+        if is_ready:
+            die_if("is ready")
+
+    control.receive_descriptors, os.dup2, control.send = receive_or_die, dup2_or_die, send_or_die
 """
 
 
+@pytest.mark.parametrize("run", [1, 2], ids=["the first run", "the next run"])
 @pytest.mark.parametrize("when", DIES)
-def test_wherever_it_dies_the_next_run_has_a_new_one(
-    when: str, monkeypatch: pytest.MonkeyPatch
+def test_wherever_it_dies_the_run_has_a_new_one(
+    run: int, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begin = standby.Child.begin
+    given: list[int] = []
+    serve, begin = standby.Child.serve, standby.Child.begin
+
+    def note(child: standby.Child, *args: Any) -> bool:
+        given.append(child.process.pid)
+        return serve(child, *args)
 
     def begin_late(child: standby.Child, file: int) -> None:
-        if child.process.pid == pid:
-            wait_until(lambda: ended(pid))
+        if len(given) == run and child.process.pid == given[-1]:
+            wait_until(lambda: ended(given[-1]))
         begin(child, file)
 
+    monkeypatch.setattr(standby.Child, "serve", note)
     monkeypatch.setattr(standby.Child, "begin", begin_late)
-    pid = 0
-    with coordinator_with(f"{textwrap.dedent(DYING)}\n{DIES[when]}"):
-        pid, _ = coordinator()
-        assert coordinator()[0] != pid
-        assert_gone([pid])
+    with coordinator_with(DYING.format(run=run, when=DIES[when])):
+        pids = [coordinator()[0] for _ in range(run)]
+        assert len(given) == run
+        assert (pids[0] == given[0]) is (run == 2)
+        assert pids[-1] != given[-1]
+        assert_gone([given[-1]])
 
 
 @pytest.mark.parametrize("first", ["it goes", "the descriptors are sent"])
@@ -431,10 +453,10 @@ def test_when_its_time_is_over_just_as_the_next_run_comes_there_is_a_new_one(
             send(line, fds)
             os.kill(pid, signal.SIGCONT)
 
-    monkeypatch.setattr(control, "send_descriptors", send_just_then)
     with coordinator_with(TIME_OVER):
         pid, _ = coordinator()
         wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+        monkeypatch.setattr(control, "send_descriptors", send_just_then)
         assert coordinator()[0] != pid
         assert_gone([pid])
 
@@ -476,8 +498,10 @@ def test_when_not_all_descriptors_arrive_or_one_is_in_the_way_the_next_run_has_a
             from mpipe.runtime import control
             receive = control.receive_descriptors
             def receive_other(line):
-                fds, numbers = receive(line)
-                return {change}
+                fds, (message, numbers) = receive(line)
+                if fds:
+                    fds, numbers = {change}
+                return fds, (message, numbers)
             control.receive_descriptors = receive_other
         """
         with coordinator_with(code):

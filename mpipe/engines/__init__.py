@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..plan import Plan, RunOptions
 from ..runtime import modulepath as modulepath  # it notes the directory of the first import
-from .base import Engine
+from .base import Engine, require_linux
 
 
 def make_engine(name: str, plan: Plan, options: RunOptions) -> Engine:
@@ -13,6 +13,14 @@ def make_engine(name: str, plan: Plan, options: RunOptions) -> Engine:
         from .inline import InlineEngine
 
         return InlineEngine(plan, options)
-    from .processes import ProcessesEngine
+    require_linux()
+    from . import standby
 
-    return ProcessesEngine(plan, options)
+    try:
+        standby.prepare()  # a coordinator starts while this process imports the rest
+        from .processes import ProcessesEngine
+
+        return ProcessesEngine(plan, options)
+    except BaseException:
+        standby.end()
+        raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -98,3 +99,9 @@ def watch(options: RunOptions, stop: Callable[[str], None]) -> threading.Event:
 
     threading.Thread(target=wait, name="mpipe-watch", daemon=True).start()
     return ended
+
+
+def require_linux() -> None:
+    """Raise a clear error where the mechanism of this engine does not exist."""
+    if not sys.platform.startswith("linux"):
+        raise MPipeError(f'the "processes" engine needs Linux, not {sys.platform}')

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -13,7 +11,6 @@ from ..errors import MPipeError
 from ..plan import Plan, RunOptions
 from ..routes import find_routes
 from ..runtime import control
-from ..runtime.children import interpreter
 from ..runtime.functions import pack_function
 from ..runtime.nesting import next_level
 from ..runtime.scarcity import explain
@@ -28,7 +25,6 @@ from ..transport.layout import ChannelLayout
 from ..transport.store import STORE_BYTES
 from . import standby
 from .standby import Child
-from .surroundings import surroundings
 
 _LETTERS, _LETTERS_BYTES = 1000, 1 << 26
 """Dead letters that wait for the caller to read them, at most, and their bytes."""
@@ -39,11 +35,6 @@ _BLAS_THREADS = (
     "MKL_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
-)
-
-_COORDINATOR = (
-    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; "
-    "from mpipe.runtime.service import main; main(int(sys.argv[1]))"
 )
 
 
@@ -193,43 +184,11 @@ def _gate(plan: Plan, stage: int, opened: list[int]) -> GateFds | None:
 
 
 def _start(spec: RunSpec, file: int) -> Child:
-    """A coordinator that begins the run in the file: that of the last run if it will do, or new.
-
-    It will if nothing has changed of what a new one would get from this process.
-    """
-    environment = dict(os.environ)
-    origin = interpreter(_COORDINATOR), environment, surroundings()
-    child = standby.take(origin, spec, file)
-    if child is not None:
-        return child
-    ours, theirs = socket_pair()
-    with theirs:
-        try:
-            process = _start_process(theirs.fileno(), spec, file, environment)
-        except BaseException:
-            ours.close()
-            raise
-    child = Child(process, ours, origin, spec)
-    with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
-        child.begin(file)
+    """A coordinator that begins the run in the file: that which is kept if it will do, or new."""
+    child = standby.take(spec, file)
+    if child is None:
+        child = standby.start((file, spec.reports_in, *spec.descriptors()))
+        child.run = spec
+        with contextlib.suppress(OSError):  # it died while starting; who asks next learns so
+            child.begin(file)
     return child
-
-
-def _start_process(
-    line: int, spec: RunSpec, file: int, environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """All workers hash alike, spawned ones too: a replacement must see sets in the same order."""
-    seed = str(int.from_bytes(os.urandom(4), "little"))
-    return subprocess.Popen(
-        interpreter(_COORDINATOR, str(line)),
-        pass_fds=(line, file, spec.reports_in, *spec.descriptors()),
-        stdin=subprocess.DEVNULL,
-        env={"PYTHONHASHSEED": seed, **environment},
-        start_new_session=True,
-    )
-
-
-def require_linux() -> None:
-    """Raise a clear error where the mechanism of this engine does not exist."""
-    if not sys.platform.startswith("linux"):
-        raise MPipeError(f'the "processes" engine needs Linux, not {sys.platform}')

@@ -23,13 +23,14 @@ from ..stats import DeadLetter, Stats
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import Board
+from ..transport.descriptors import require_spare
 from ..transport.frame import Unsendable
 from ..transport.gate import SharedGate
 from .arrange import Arrangement
 from .base import Batches, Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox
-from .launch import Launched, explained, launch, require_linux
+from .launch import Launched, explained, launch
 from .link import Link, log
 from .reader import UNREAD_S, Reader, check_read
 from .refusal import refuse
@@ -54,7 +55,6 @@ class ProcessesEngine:
     """Runs a plan on worker processes; satisfies `base.Engine`."""
 
     def __init__(self, plan: Plan, options: RunOptions) -> None:
-        require_linux()
         self._plan = plan
         self._max_item_bytes = options.max_item_bytes
         self._began = time.perf_counter()
@@ -86,6 +86,8 @@ class ProcessesEngine:
         turns = self._pushing, self._looking, self._link.turns
         self._reader = Reader(spec, self._link.check, turns)
         self._turns = *turns, self._reader.turns
+        ends = len(self._plan.graph.sources) + 2  # results and dead letters
+        require_spare(2 * ends)  # their payloads are mapped when there are any
 
     def _orders(self, spec: RunSpec) -> Iterator[Progress]:
         """How far those are who see source order."""

@@ -1,7 +1,8 @@
-"""The coordinator that the last run left behind, ready for the next one; at most one per process.
+"""The coordinator that is ready for the next run; at most one per process.
 
-It goes away by itself, and holds nothing of a run. It is a child of this process that exits at a
-time of its own: it is reaped when the next run starts, or at the interpreter's exit.
+It is what the last run left behind, or was started while this process gets ready. It goes away by
+itself, and holds nothing of a run. It is a child of this process that exits at a time of its own:
+it is reaped when the next run starts, or at the interpreter's exit.
 """
 
 from __future__ import annotations
@@ -12,18 +13,30 @@ import os
 import select
 import socket
 import subprocess
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..runtime import control
-from ..runtime.coordinator import GRACE_S
-from ..runtime.spec import RunSpec
-from ..runtime.worker import at_leave
+from ..runtime.interpreter import interpreter
+from ..runtime.leaving import at_leave
+from ..runtime.stopping import GRACE_S
+from ..transport.descriptors import fill_standard, socket_pair
+from .surroundings import surroundings
+
+if TYPE_CHECKING:
+    from ..runtime.spec import RunSpec
+
+_COORDINATOR = (
+    "import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; "
+    "from mpipe.runtime.service import main; main(int(sys.argv[1]))"
+)
 
 _KILLING_S = 2.5
 """How long a coordinator may take to end workers, and what they left behind, after their grace, in
 seconds."""
 
-_READY_S = 1.0
-"""How long a coordinator that has nothing to do may take to answer, in seconds."""
+_READY_S, _STARTED_S = 1.0, 10.0
+"""How long a coordinator may take to answer that has nothing to do, or starts; in seconds."""
 
 _STANDARD_OUTPUTS = 1, 2
 
@@ -35,17 +48,18 @@ class Child:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], line: socket.socket, origin: object, run: RunSpec
+        self, process: subprocess.Popen[bytes], line: socket.socket, origin: object
     ) -> None:
         self.process = process
         self.line = line
+        self._inode = os.fstat(line.fileno()).st_ino
         self.origin = origin
-        self.run = run
+        self.run: RunSpec | None = None
         self.owner = os.getpid()
 
     def begin(self, file: int) -> None:
         """Let it begin the run in the file; raises `OSError` when it is gone."""
-        control.send(self.line, (file, self.owner))
+        control.send(self.line, ("run", (file, self.owner)))
 
     def hang_up(self) -> None:
         """Close the line, which ends the run; may be repeated.
@@ -61,12 +75,21 @@ class Child:
         self.join()
 
     def _shut(self, how: int) -> None:
-        with contextlib.suppress(OSError):  # user code closed it
-            self.line.shutdown(how)
+        with contextlib.suppress(OSError):  # the other side is gone
+            if self._has_line():
+                self.line.shutdown(how)
 
     def _close_line(self) -> None:
-        with contextlib.suppress(OSError):
+        if self._has_line():
             self.line.close()
+        else:
+            self.line.detach()
+
+    def _has_line(self) -> bool:
+        """False if user code closed it: its number may be that of something else by now."""
+        with contextlib.suppress(OSError):
+            return os.fstat(self.line.fileno()).st_ino == self._inode
+        return False
 
     def join(self) -> None:
         """Wait until it exits, its children reaped; kill it if it does not."""
@@ -93,11 +116,11 @@ class Child:
     def serve(self, run: RunSpec, file: int) -> bool:
         """Give it another run; False if it does not take it, and then has touched nothing of it."""
         fds = (file, *run.descriptors(), run.reports_in, *_STANDARD_OUTPUTS)
-        if len(fds) > control.MOST_DESCRIPTORS:
+        if len(fds) > control.MOST_DESCRIPTORS or not self._has_line():
             return False
         try:
             control.send_descriptors(self.line, fds)
-            _wait(self.line.fileno(), _READY_S)
+            _wait(self.line.fileno(), _STARTED_S if self.run is None else _READY_S)
             if control.receive(self.line, socket.MSG_DONTWAIT)[0] != "ready":
                 return False
             self.run = run
@@ -113,7 +136,44 @@ def _wait(fd: int, seconds: float) -> None:
     poll.poll(seconds * 1000)
 
 
+def start(inherited: Sequence[int] = ()) -> Child:
+    """A new coordinator, which inherits these descriptors of its first run; raises `OSError`.
+
+    All workers hash alike, spawned ones too: a replacement must see sets in the same order.
+    """
+    origin = _, environment, _ = _origin()
+    ours, theirs = socket_pair()
+    seed = str(int.from_bytes(os.urandom(4), "little"))
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                interpreter(_COORDINATOR, str(theirs.fileno())),
+                pass_fds=(theirs.fileno(), *inherited),
+                stdin=subprocess.DEVNULL,
+                env={"PYTHONHASHSEED": seed, **environment},
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return Child(process, ours, origin)
+
+
+def _origin() -> tuple[list[str], dict[str, str], object]:
+    """All that a coordinator gets from this process: its command, environment and surroundings."""
+    return interpreter(_COORDINATOR), dict(os.environ), surroundings()
+
+
 _kept: list[Child] = []  # changed only by one append or one pop, whichever thread is at it
+
+
+def prepare() -> None:
+    """Let a coordinator start for the run to come, unless one is kept, while this process does
+    something else. Where that cannot be, the run will say so."""
+    if not _kept:
+        with contextlib.suppress(OSError):
+            fill_standard()
+            keep(start())
 
 
 def keep(child: Child) -> None:
@@ -124,13 +184,16 @@ def keep(child: Child) -> None:
         _end_first()
 
 
-def take(origin: object, run: RunSpec, file: int) -> Child | None:
-    """The coordinator that is kept, now serving `run`; None if there is none that will do."""
+def take(run: RunSpec, file: int) -> Child | None:
+    """The coordinator that is kept, now serving `run`; None if there is none that will do.
+
+    It will if nothing has changed of what a new one would get from this process.
+    """
     child = _pop()
     if child is None:
         return None
     try:
-        if child.origin == origin and child.serve(run, file):
+        if child.origin == _origin() and child.serve(run, file):
             return child
     except BaseException:
         child.end()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 _STATUS = (
     *("Umask:", "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp"),
@@ -25,18 +24,22 @@ def surroundings() -> object:
 
 
 def _look() -> tuple[object, ...]:
-    here = Path("/proc/thread-self")
-    status = (here / "status").read_text().splitlines()
-    namespaces = here / "ns"
+    here, namespaces = "/proc/thread-self/", "/proc/thread-self/ns/"
+    status = _read(here + "status").splitlines()
     return (
         [line for line in status if line.startswith(_STATUS)],
-        [(here / name).read_bytes() for name in _FILES],
-        [os.readlink(namespaces / name) for name in os.listdir(namespaces)],
+        [_read(here + name) for name in _FILES],
+        [os.readlink(namespaces + name) for name in os.listdir(namespaces)],
         [(at.st_dev, at.st_ino) for at in map(os.stat, ("/", "/proc/self/cwd"))],
         [os.isatty(fd) for fd in (1, 2)],
         (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)),
         _ignored_signals(status),
     )
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read()
 
 
 def _ignored_signals(status: list[str]) -> list[int]:

@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import traceback
 from collections.abc import Iterable
 
@@ -18,10 +17,11 @@ from ..transport.descriptors import set_limit
 from . import control
 from .blame import Caution
 from .functions import reseed
+from .interpreter import interpreter
+from .leaving import leave
 from .leftovers import lead
-from .modulepath import module_path
 from .spec import RunSpec
-from .worker import leave, run_worker
+from .worker import run_worker
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -32,12 +32,6 @@ _SPAWN = (
     "import sys; sys.path[:] = sys.argv[2:]; "
     "from mpipe.runtime.children import spawned; spawned(sys.argv[1])"
 )
-
-
-def interpreter(code: str, *args: str) -> list[str]:
-    """Command line of a fresh interpreter with this one's flags and module search path."""
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return [sys.executable, *flags, "-c", code, *args, *module_path()]
 
 
 def make_worker(

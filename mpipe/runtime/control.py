@@ -45,12 +45,12 @@ def receive(sock: socket.socket, flags: int = 0) -> Any:
 
 
 def send_descriptors(sock: socket.socket, fds: Sequence[int]) -> None:
-    """Give the other side copies of some descriptors, with their numbers; never waits.
+    """Give the other side copies of some descriptors, with their numbers ("here"); never waits.
 
     Raises `OSError` when that cannot be, or when the other side is gone.
     """
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))]
-    sock.sendmsg([pickle.dumps(fds)], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+    sock.sendmsg([pickle.dumps(("here", fds))], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
 
 def receive_descriptors(sock: socket.socket) -> tuple[list[int], Any]:

@@ -37,9 +37,7 @@ from .leftovers import Leftovers
 from .limits import Kill, Limits
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
-
-GRACE_S = 2.0
-"""How long a worker may take to tear down after SIGTERM, in seconds."""
+from .stopping import GRACE_S
 
 _SCARCITY_S = 10.0
 """How long to try to start a worker while the machine has no room for it, in seconds."""

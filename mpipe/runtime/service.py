@@ -3,14 +3,15 @@
 It stays only after a clean drain, and if it holds nothing of the run any more. On the line:
 
     caller                                      this process
-    ("the run", its file, the caller's pid)     serves it
+    ("here", descriptors), within STAY_S        puts them where the caller has them
+                                                ("ready", None)
+    ("run", (the run's file, the caller's pid)) serves it
                                                 ("drained", whether it stays)
-    descriptors of the next run, within STAY_S  puts them where the caller has them
-                                                ("ready")
-    ("the run", ...)                            serves it
+    ("here", those of the next run), ...
 
-Up to "ready" nothing of the next run was touched: whatever goes wrong before that, this process
-ends and the caller starts another.
+Up to "ready" nothing of the run was touched: whatever goes wrong before that, this process ends and
+the caller starts another. If the first run has so many descriptors that they do not go through the
+line, this process has inherited them, and is told of the run at once.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 
 from ..errors import MPipeError
 from ..transport.descriptors import set_limit
 from . import control
 from .coordinator import Coordinator
+from .leaving import leave
 from .scarcity import explain
-from .worker import leave
 
-STAY_S = 2.0
-"""How long to wait for another run, in seconds."""
+FIRST_S, STAY_S = 10.0, 2.0
+"""How long to wait for the first run, and for another one, in seconds."""
 
 _STANDARD = 0, 1, 2
 
@@ -49,23 +51,24 @@ def main(fd: int) -> None:
     line = socket.socket(fileno=fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(_STANDARD)))
     os.close(fd)  # the descriptor of some later run may have its number
     with contextlib.suppress(EOFError, OSError):  # the caller is gone
-        stays, cpu_ns = True, 0
-        while stays:
-            file, caller_pid = control.receive(line)
-            stays = _serve(file, line, caller_pid, cpu_ns) and _is_ready(line, caller_pid)
-            cpu_ns = time.process_time_ns()
+        run, used_ns = _next_run(line, os.getppid(), FIRST_S), 0
+        while run and _serve(*run, line, used_ns):
+            run, used_ns = _next_run(line, run[1], STAY_S), time.process_time_ns()
     leave(0)
 
 
-def _serve(file: int, line: socket.socket, caller_pid: int, cpu_ns: int) -> bool:
-    """Run the run in the file; returns whether to stay. Raises `OSError` if the caller is gone."""
+def _serve(file: int, caller_pid: int, line: socket.socket, used_ns: int) -> bool:
+    """Run the run in the file, after so much CPU time; returns whether to stay.
+
+    Raises `OSError` if the caller is gone.
+    """
     try:
         spec = control.take_from_file(file)
         fds = (*spec.descriptors(), spec.reports_in)
         for inherited in fds:
             os.set_inheritable(inherited, False)
         set_limit()
-        coordinator = Coordinator(spec, line, caller_pid, cpu_ns)
+        coordinator = Coordinator(spec, line, caller_pid, used_ns)
         if not coordinator.run():
             return False
         coordinator.close()
@@ -99,29 +102,39 @@ def _holds_nothing(line: socket.socket) -> bool:
     )
 
 
-def _is_ready(line: socket.socket, caller_pid: int) -> bool:
-    """Wait for the descriptors of the caller's next run, and put them in their places.
+def _next_run(line: socket.socket, caller_pid: int, seconds: float) -> tuple[int, int] | None:
+    """Wait for a run; returns its file, and the caller's pid. Its descriptors are in their places.
 
-    False if none come in time or they do not fit. Raises `EOFError` or `OSError` if the caller is
-    gone.
+    None if none comes in time or its descriptors do not fit. Raises `EOFError` or `OSError` if the
+    caller is gone.
     """
     gc.collect()
-    deadline = time.monotonic() + STAY_S
-    fds: list[int] = []
+    deadline = time.monotonic() + seconds
     with open(os.pidfd_open(caller_pid), "rb", 0) as pidfd:
         poll = select.poll()
         poll.register(line, select.POLLIN)
         poll.register(pidfd, select.POLLIN)
-        while not fds:  # what was said twice to the run before may come first
+        while True:
             left_s = max(0.0, deadline - time.monotonic())
             if line.fileno() not in dict(poll.poll(left_s * 1000)):
-                return False
-            fds, numbers = control.receive_descriptors(line)
-    if len(fds) != len(numbers) or {line.fileno(), *fds} & {*numbers}:
+                return None
+            fds, (message, value) = control.receive_descriptors(line)
+            if message == "run":
+                file, caller_pid = value
+                return file, caller_pid
+            if message == "here":  # else it was said, a second time, to the run before
+                if not _place(fds, value, line.fileno()):
+                    return None
+                control.send(line, ("ready", None))
+                deadline = time.monotonic() + FIRST_S
+
+
+def _place(fds: list[int], numbers: Sequence[int], line: int) -> bool:
+    """Put descriptors where the caller has them; False if some are missing or in the way."""
+    if len(fds) != len(numbers) or {line, *fds} & {*numbers}:
         return False
     for fd, number in zip(fds, numbers, strict=True):
         os.dup2(fd, number, inheritable=number in _STANDARD)
         os.close(fd)
     sys.path_importer_cache.clear()  # modules may have been written since
-    control.send(line, ("ready", None))
     return True

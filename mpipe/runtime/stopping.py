@@ -12,6 +12,9 @@ import sys
 import time
 from types import FrameType
 
+GRACE_S = 2.0
+"""How long workers may take to tear down when they are stopped, in seconds."""
+
 _AGAIN_S = 0.01
 
 

@@ -10,9 +10,7 @@ item by item, as if each were a frame of its own.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -329,18 +327,3 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
         if worker is not None:
             with contextlib.suppress(Exception):
                 worker.close()
-
-
-at_leave: list[Callable[[], object]] = []
-"""What `leave` does first, in place of `atexit`."""
-
-
-def leave(status: int) -> None:
-    """End this process at once, with its output flushed, whatever threads user code left."""
-    for act in at_leave:
-        with contextlib.suppress(Exception):
-            act()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(status)

@@ -56,6 +56,16 @@ def limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
+def require_spare(count: int) -> None:
+    """Raise `OSError` unless this process may have so many descriptors more."""
+    taken: list[int] = []
+    try:
+        taken.extend(os.open(os.devnull, os.O_RDONLY) for _ in range(count))
+    finally:
+        for fd in taken:
+            os.close(fd)
+
+
 def set_limit(most: int | None = None) -> None:
     """Allow this process so many descriptors; as many as it may have, if `most` is None."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
