@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py [--repeats R] [--workers W]
 
-Imports are timed in fresh interpreters, against one that does nothing. Starting is timed for a
-pipeline of two stages, alone and as one of many in a row, against a `multiprocessing.Pool` of as
-many processes.
+Imports, and programs with one run, are timed in fresh interpreters, against one that does nothing.
+Starting is timed in a process that has done it before, for a pipeline of two stages, alone and as
+one of many in a row, against a `multiprocessing.Pool` of as many processes.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ import mpipe
 
 IN_A_ROW = 20
 EACH = f", each of {IN_A_ROW} in a row"
+
+
+MPIPE_PROGRAM = "import mpipe; assert list(mpipe.imap(abs, [1], workers={})) == [1]"
+POOL_PROGRAM = "import multiprocessing as m; assert m.Pool({}).map(abs, [1]) == [1]"
 
 
 def interpreter(program: str) -> None:
@@ -75,6 +79,8 @@ def make_cases(workers: int) -> dict[str, Callable[[], None]]:
     return {
         "python -c pass": partial(interpreter, "pass"),
         "python -c 'import mpipe'": partial(interpreter, "import mpipe"),
+        "a program with one imap": partial(interpreter, MPIPE_PROGRAM.format(workers)),
+        "a program with one Pool": partial(interpreter, POOL_PROGRAM.format(workers)),
         "mpipe: start, drain": partial(start_and_drain, pipeline),
         "mpipe: start, one result, drain": ours,
         f"mpipe{EACH}": partial(in_a_row, ours),

@@ -114,7 +114,7 @@ class Child:
         self._close_line()
 
     def serve(self, run: RunSpec, file: int) -> bool:
-        """Give it another run; False if it does not take it, and then has touched nothing of it."""
+        """Give it a run; False if it does not take it, and then has touched nothing of it."""
         fds = (file, *run.descriptors(), run.reports_in, *_STANDARD_OUTPUTS)
         if len(fds) > control.MOST_DESCRIPTORS or not self._has_line():
             return False
