@@ -198,10 +198,10 @@ def test_threads_that_a_function_leaves_behind_do_not_hold_the_end_up() -> None:
 
 def test_a_run_among_garbage_that_refers_to_itself_ends_without_a_word() -> None:
     program = """
-        import gc, os, psutil, mpipe
+        import gc, itertools, os, psutil, mpipe
         os.dup2(1, 2)
         for _ in range(20):
-            outputs = mpipe.Pipeline().add_map("a", abs, workers=1).run(range(3000))
+            outputs = mpipe.Pipeline().add_map("a", abs, workers=1).run(itertools.count())
             next(outputs)
             outputs.itself = outputs
             del outputs
