@@ -3,11 +3,11 @@
 It stays only after a clean drain, and if it holds nothing of the run any more. On the line:
 
     caller                                      this process
-    ("here", descriptors), within STAY_S        puts them where the caller has them
+    ("here", descriptors), within FIRST_S       puts them where the caller has them
                                                 ("ready", None)
     ("run", (the run's file, the caller's pid)) serves it
                                                 ("drained", whether it stays)
-    ("here", those of the next run), ...
+    ("here", those of the next), within STAY_S  ...
 
 Up to "ready" nothing of the run was touched: whatever goes wrong before that, this process ends and
 the caller starts another. If the first run has so many descriptors that they do not go through the
