@@ -22,6 +22,11 @@ def wait_for(path: Path) -> None:
         time.sleep(0.005)
 
 
+def slow_length(item: bytes) -> int:
+    time.sleep(0.0005)
+    return len(item)
+
+
 def shared_bytes() -> int:
     """Memory behind the anonymous files that this process holds: those of its runs."""
     sizes = {}
@@ -138,3 +143,34 @@ def test_unread_results_that_are_too_large_make_drain_raise_rather_than_wait_for
     run.push(*[600_000] * 10)
     with pytest.raises(mpipe.MPipeError, match=r"nobody reads its results"):
         run.drain()
+
+
+def test_of_a_frame_with_a_large_item_first_nothing_is_dropped_when_only_the_rest_would_fit(
+    tmp_path: Path,
+) -> None:
+    """Room is reckoned from the mean size in a frame; the part of it that fits may be heavier."""
+    go = tmp_path / "go"
+
+    def length(item: bytes) -> int:
+        wait_for(go)
+        return len(item)
+
+    run = mpipe.Pipeline().add_map("length", length, workers=1).start(results=True)
+    run.push(b"", *[bytes(MIB)] * 6)
+    wait_until(lambda: run.stats().stages["length"].queued == 6)
+    source, sizes = run._engine._source, [3 * MIB, *[1000] * 15]  # type: ignore[attr-defined]
+    frame = [bytes(size) for size in sizes]
+    assert not isinstance(source.send(frame, ("length",), 1 << 30, False), int)
+    assert run.stats().edges[0].emitted == 7
+    go.touch()
+    run.push(*frame)
+    stats = run.drain()
+    assert Counter(run.results()) == Counter([0, *[MIB] * 6, *sizes])
+    assert stats.edges[0].dropped == 0
+
+
+def test_frames_of_items_of_very_different_sizes_lose_none_of_them_when_the_buffer_fills() -> None:
+    sizes = random.Random(2).choices([100, 1000, 200_000, 3 * MIB], [20, 5, 3, 1], k=1500)
+    outputs = mpipe.Pipeline().add_map("length", slow_length).run(bytes(size) for size in sizes)
+    assert Counter(outputs) == Counter(sizes)
+    assert outputs.stats().edges[0].dropped == 0

@@ -131,11 +131,10 @@ class Source:
         if not self.can_mark or (edges and ahead):
             return Wait([], BEHIND_S)
         payload = self._encode(items, max_item_bytes)
-        room = _room(edges, payload.items, payload.size, patient)
-        if isinstance(room, Wait):
-            return room
-        if room < payload.items:
-            payload = encode(items[:room], max_item_bytes)
+        while (room := _room(edges, payload.items, payload.size, patient)) != payload.items:
+            if isinstance(room, Wait):
+                return room
+            payload = encode(items[:room], max_item_bytes)  # perhaps the larger ones: look again
         self._encoded = None
         items, before = items[: payload.items], {}
         for name in targets:
@@ -177,7 +176,10 @@ class Source:
         self._under_way = None
 
     def _offer(self, name: str, batch: _Batch) -> int:
-        """Publish a batch to one stage, dropping what there is no room for; returns what is in."""
+        """Publish a batch to one stage; returns what is in.
+
+        What there is no room for is dropped, if the stage says so: else `_room` has seen to it.
+        """
         edge, items, payload = self._edges[name], batch.items, batch.payload
         assert payload is not None
         got = 0 if batch.ahead else edge.producer.acquire(len(items), payload.size)
@@ -186,6 +188,7 @@ class Source:
             now = time.perf_counter_ns()
             edge.producer.publish(part, Tag(now, now, batch.number, got, 1))
             edge.adapt(part)
+        assert got == len(items) or edge.drop_on_full
         edge.producer.drop(len(items) - got)
         return got
 
