@@ -101,3 +101,11 @@ def test_the_end_of_a_process_is_put_into_words() -> None:
     assert describe_exit(-11) == "killed by SIGSEGV"
     assert describe_exit(-9) == "killed by SIGKILL (from outside, or because memory ran out)"
     assert describe_exit(-40) == "killed by signal 40"
+
+
+def test_an_item_that_was_passed_before_is_not_blamed_but_not_tried_for_ever_either() -> None:
+    record = Record(max_crashes=1)
+    again = died(3, settled=3, was_passed=True)
+    assert set(verdicts(record, *[again] * (MAX_UNEXPLAINED_DEATHS - 1))) == {Verdict.RESTART}
+    assert not record.caution.condemned
+    assert verdicts(record, again) == [Verdict.FRAME_FAILS]

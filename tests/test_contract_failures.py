@@ -158,6 +158,44 @@ def test_an_unpicklable_output_makes_a_dead_letter_of_its_item(engine: str) -> N
     assert UNSENDABLE in letter.error
 
 
+def test_an_error_of_many_lines_is_told_by_its_type_and_its_first_line(engine: str) -> None:
+    def fn(item: str) -> None:
+        raise ValueError(f"3 things are wrong with {item}\n  the first\n  see https://example.org")
+
+    told = "ValueError: 3 things are wrong with x"
+    (letter,) = letters(one_stage(fn, on_error="dead_letter"), engine, "x")
+    assert letter.error == told
+    assert "see https" in letter.traceback
+    assert failure(one_stage(fn), engine, "x").args[0].endswith(f"source item 0: {told}")
+
+
+def test_an_error_of_any_length_in_any_script_is_told(engine: str) -> None:
+    def fn(item: str) -> None:
+        raise ValueError(f"bad record: {item}")
+
+    error = failure(one_stage(fn), engine, "\u8a18\u9304" * 60_000)
+    assert error.args[0].startswith("stage 's' (worker 0) failed on source item 0: ValueError: bad")
+    assert "in fn" in failure(one_stage(fn), engine, "short").remote_traceback
+
+
+def test_a_dead_letter_over_the_size_limit_comes_without_its_item_and_with_less_text(
+    engine: str,
+) -> None:
+    def fn(item: str) -> None:
+        raise ValueError(item)
+
+    pipeline = one_stage(fn, on_error="dead_letter")
+    with pipeline.start(engine, max_item_bytes=70_000) as run:
+        run.push("x" * 60_000, "y")
+        assert_drained(run.drain(PATIENCE_S), pipeline)
+        first, second = run.dead_letters()
+    assert (first.item, second.item) == (None, "y")
+    assert first.error.startswith("ValueError: xxx")
+    assert "the item is lost: pickled it takes" in first.error
+    assert len(first.error) < 50_000
+    assert "ValueError: xxx" in first.traceback or first.traceback.endswith("x\n")
+
+
 def test_outputs_that_go_nowhere_need_not_be_picklable(engine: str) -> None:
     pipeline = one_stage(lambda n: [threading.Lock()])
     with pipeline.start(engine) as run:

@@ -38,7 +38,7 @@ ABSTRACT = r"(Gate|Intake|Outlet|Watch)\.\w+"
 """What protocol classes declare."""
 
 FAILS_THE_RUN = r"""
-    check_result | picklable_cause | Worker\._load | Worker\.error | _stop | run_worker
+    check_result | _pack_cause | Worker\._load | Worker\.error | _stop | run_worker
     | describe_frame | Kernel\.(open|close|snapshot|restore|finish|_give_up) | Worker\.open
     | Wear\.(check|add) | encode | encode\.in_band | read_header | _map | Area\._map_whole
     | Area\.discard | Area\.part
@@ -52,7 +52,6 @@ SELDOM = """
     runtime/emitter.py:_no_batch: return range(0)
     runtime/gate.py:one_line: return f"WorkerDied: {error.args[0]}"
     runtime/gate.py:WorkerGate._ring: break
-    runtime/kernel.py:Kernel.failed: return self._failed
     transport/producer.py:Producer.acquire: self._empty_hand()
     transport/producer.py:Producer._wait_for_credits: time.sleep(ROOM_S)
     transport/producer.py:Producer._choose_carrier: carrier += 1

@@ -40,7 +40,7 @@ class Recorder:
     def abandon(self) -> int:
         return self.out
 
-    def dead_letter(self, letter: DeadLetter) -> None:
+    def dead_letter(self, letter: DeadLetter, index: int) -> None:
         self.letters.append(letter)
 
     def log(self, message: str) -> None:
@@ -224,6 +224,31 @@ def test_a_retry_that_succeeds_counts_as_processed(sleeps: list[float]) -> None:
     kernel, outlet = run(second_time_lucky, [5], retries=3, retry_delay=1.0)
     assert (outlet.outputs, tries, sleeps) == ([5], [5, 5], [1.0])
     assert (kernel.tally.processed, kernel.tally.failed, kernel.tally.retried) == (1, 0, 1)
+
+
+def test_what_a_retried_generator_gave_is_left_out_of_a_list_too_and_of_no_other_item() -> None:
+    tries: list[int] = []
+
+    def fn(item: int) -> Any:
+        tries.append(item)
+        outputs = [(item, i) for i in range(4)]
+        if item == 0:
+            return breaking(outputs[:3]) if tries.count(0) == 1 else outputs
+        if tries.count(1) == 1:
+            raise OSError
+        return iter(outputs)
+
+    def breaking(outputs: list[Any]) -> Any:
+        yield from outputs
+        raise OSError
+
+    _, outlet = run(fn, [0, 1], retries=2)
+    assert outlet.outputs == [(item, i) for item in range(2) for i in range(4)]
+
+
+def test_any_number_of_retries_without_delay_is_a_number_that_works() -> None:
+    kernel, _ = run(fails_at(1), [1], retries=1200, on_error="skip")
+    assert kernel.tally.retried == 1200
 
 
 @pytest.mark.parametrize("flush_items", [1, 2, 100])

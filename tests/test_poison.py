@@ -280,3 +280,79 @@ def test_an_exception_in_setup_of_a_replacement_fails_the_run_with_its_traceback
     with pytest.raises(mpipe.StageError, match=r"'flaky'.*could not be set up") as error:
         list(pipeline.run([1]))
     assert "ConnectionError: no more licences" in error.value.remote_traceback
+
+
+class Counting(mpipe.Stage):
+    """Numbers its items; passes each through `fn`."""
+
+    def __init__(self, fn: Callable[[int], int]) -> None:
+        self.fn = fn
+        self.count = 0
+
+    def process(self, x: int) -> list[int]:
+        self.count += x > 0
+        return [self.fn(x)]
+
+    def snapshot(self) -> int:
+        return self.count
+
+    def restore(self, state: int) -> None:
+        self.count = state
+
+
+@pytest.mark.parametrize("kind", ["map", "snapshot"])
+def test_an_item_that_was_handled_before_is_not_failed_for_later_deaths_on_it(
+    kind: str, tmp_path: Path
+) -> None:
+    """What came of it and of those behind it is out; to fail it would double all of that."""
+
+    def work(x: int) -> int:
+        late, again = tmp_path / "late", tmp_path / f"again {len(os.listdir(tmp_path))}"
+        if x == 40 and not late.exists():
+            late.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if x == 3 and late.exists() and not again.name.endswith("4"):
+            again.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    def slow(x: int) -> int:
+        time.sleep(0.004)
+        return x
+
+    pipeline = mpipe.Pipeline()
+    options: dict[str, Any] = {"workers": 1, "on_error": "skip", "max_crashes": 2}
+    if kind == "map":
+        pipeline.add_map("work", work, **options)
+    else:
+        pipeline.add_stage("work", Counting(work), **options)
+    pipeline.add_map("slow", slow, workers=1).connect("work", "slow")
+    outputs, stats, _ = in_one_frame(pipeline, list(range(1, 65)))
+    assert Counter(outputs) == Counter(range(1, 65))
+    assert (stats.stages["work"].failed, stats.stages["work"].restarts) == (0, 4)
+    assert len(os.listdir(tmp_path)) == 4
+
+
+def test_what_a_poison_item_had_given_is_told_from_what_comes_after_it_also_with_snapshots(
+    tmp_path: Path,
+) -> None:
+    late = tmp_path / "late"
+
+    def work(x: int) -> int:
+        if x == 3:
+            os._exit(1)
+        if x == 60 and not late.exists():
+            late.touch()
+            os._exit(1)
+        return x
+
+    def slow(x: int) -> int:
+        time.sleep(0.004)
+        return x
+
+    pipeline = mpipe.Pipeline()
+    pipeline.add_stage("work", Counting(work), workers=1, on_error="skip", max_crashes=2)
+    pipeline.add_map("slow", slow, workers=1).connect("work", "slow")
+    outputs, stats, _ = in_one_frame(pipeline, list(range(1, 65)))
+    assert Counter(outputs) == Counter({*range(1, 65)} - {3})
+    assert stats.stages["work"].failed == 1

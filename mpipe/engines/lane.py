@@ -203,7 +203,7 @@ class Lane:
             self._shared.keep(route, self._load(payloads, "output"))
         self.waited_ns += time.perf_counter_ns() - began
 
-    def dead_letter(self, letter: DeadLetter) -> None:
+    def dead_letter(self, letter: DeadLetter, index: int) -> None:
         payload = encode_letter(letter, self._shared.max_item_bytes)
         self._shared.letters += _copies([payload])
 

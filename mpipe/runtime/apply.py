@@ -37,7 +37,7 @@ def _flat(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One,
         result = fn(item)
         kind = type(result)
         if kind is list or kind is tuple:
-            extend(result)
+            extend(result[skip:] if skip else result)
         elif result is not None:
             take(result, skip)
 

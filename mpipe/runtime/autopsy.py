@@ -32,8 +32,9 @@ class Autopsy:
             excused = not kill.just or kill.words != at_work_on(self._board, seat)
         elif exitcode == -signal.SIGKILL:
             trace = ""  # what it said before that was about something else
+        frame = self._frame_in_hand(seat)
         return Death(
-            frame=self._frame_in_hand(seat),
+            frame=frame,
             item=item,
             in_setup=state == counters.STARTING,
             exitcode=exitcode,
@@ -41,7 +42,15 @@ class Autopsy:
             settled=self._board.row(seat).settled,
             excused=excused,
             trace=trace,
+            was_passed=item is not None and self._was_passed(seat, frame, item),
         )
+
+    def _was_passed(self, seat: int, frame: int, item: int) -> bool:
+        """Whether something is out that comes after the item."""
+        reached_in, reached = (
+            self._board.get(seat, word) for word in (counters.REACHED_IN, counters.REACHED)
+        )
+        return bool(reached_in) and (reached_in != frame or reached > item + 1)
 
     def _frame_in_hand(self, seat: int) -> int:
         """The frame the seat was handling, by its id, 0 if that is counted already."""

@@ -3,7 +3,8 @@
 The first death on a frame blames nobody, unless the worker had noted its item: the replacement
 handles the frame carefully, item by item, noting each before it is tried. A death while an item is
 noted is that item's; the unexplained first death is put to its account too. An item with
-`max_crashes` deaths is condemned: it is failed without being tried again.
+`max_crashes` deaths is condemned: it is failed without being tried again. But not one that a worker
+before had got past: what comes after it is out, so it is tried until it passes again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 MAX_SETUP_DEATHS = 10
 MAX_UNEXPLAINED_DEATHS = 20
-"""Deaths in a row on one frame outside of any item's function."""
+"""Deaths in a row on one frame that no item is to blame for."""
 
 _FREE_RESTARTS = 2
 _FIRST_DELAY_S = 0.01
@@ -52,6 +53,8 @@ class Death(NamedTuple):
     but too late, because it had got on meanwhile."""
     trace: str = ""
     """Where its threads were, as far as it could say."""
+    was_passed: bool = False
+    """A worker before it had got on past the item, and outputs of later ones are out."""
 
 
 class Caution(NamedTuple):
@@ -93,9 +96,9 @@ class Record:
         self.settled = death.settled
         if not death.frame or death.excused:
             return Verdict.RESTART
-        if death.item is None:
+        if death.item is None or death.was_passed:
             self.unexplained += 1
-            self.open_account = True
+            self.open_account = self.open_account or death.item is None
             failed = self.unexplained >= MAX_UNEXPLAINED_DEATHS
             return Verdict.FRAME_FAILS if failed else Verdict.RESTART
         return self._blame(death.item, death)

@@ -56,20 +56,9 @@ def make_worker(
 def _fork_worker(spec: RunSpec, seat: int, caution: Caution, private: Iterable[int]) -> int:
     parent = os.getpid()
     pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        for fd in private:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        _live(spec, seat, caution, parent)
-        status = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        leave(status)
-    return 0
+    if not pid:
+        _live_and_leave(spec, seat, caution, parent, private)
+    return pid
 
 
 def _spawn_worker(spec: RunSpec, seat: int, caution: Caution) -> int:
@@ -89,8 +78,24 @@ def spawned(fd: str) -> None:
     spec, seat, caution, parent = control.take_from_file(int(fd))
     for inherited in spec.descriptors():
         os.set_inheritable(inherited, False)
-    _live(spec, seat, caution, parent)
-    leave(0)
+    _live_and_leave(spec, seat, caution, parent)
+
+
+def _live_and_leave(
+    spec: RunSpec, seat: int, caution: Caution, parent: int, private: Iterable[int] = ()
+) -> None:
+    """Whatever comes, this process ends here: a thread that user code left does not keep it."""
+    status = 1
+    try:
+        for fd in private:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        _live(spec, seat, caution, parent)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        leave(status)
 
 
 def _live(spec: RunSpec, seat: int, caution: Caution, parent: int) -> None:

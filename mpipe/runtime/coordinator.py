@@ -35,6 +35,7 @@ from .breakers import Breakers
 from .children import make_worker
 from .leftovers import Leftovers
 from .limits import Kill, Limits
+from .reports import pack
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
 from .stopping import GRACE_S
@@ -43,6 +44,8 @@ _SCARCITY_S = 10.0
 """How long to try to start a worker while the machine has no room for it, in seconds."""
 
 _RETRY_S = 0.1
+_MOST_S = 3600.0
+_SIGNAL_S = 0.25
 
 
 class Seat:
@@ -116,7 +119,7 @@ class Coordinator:
             self._enforce_limits()
             self._restart_due()
             if failure := self._breakers.tick():
-                self._outcome = self._outcome or ("failed", pickle.dumps((failure, None)))
+                self._outcome = self._outcome or ("failed", pack(failure))
         self._on_reports()  # of the last workers
         if self._outcome is None:
             for fds in (self._spec.results, self._spec.dead_letters):
@@ -146,14 +149,15 @@ class Coordinator:
         for key, _ in self._selector.select(timeout):
             key.data()
 
-    def _wait_s(self) -> float | None:
-        """How long there is nothing to do if nothing happens, in seconds."""
-        return _earliest(
+    def _wait_s(self) -> float:
+        """How long there is nothing to do if nothing happens, in seconds; an hour at most."""
+        waits = (
             self._next_restart(),
             self._limits.wait_s(),
             self._breakers.wait_s(),
             self._leftovers.wait_s(),
         )
+        return min(_MOST_S if wait is None else wait for wait in (*waits, _MOST_S))
 
     def _next_restart(self) -> float | None:
         """Seconds until then, None if no worker is to be restarted."""
@@ -261,7 +265,7 @@ class Coordinator:
             seat.restart_at = now + _RETRY_S
         else:
             failure = MPipeError(f"{what}: {explain(error)}")
-            self._outcome = self._outcome or ("failed", pickle.dumps((failure, None)))
+            self._outcome = self._outcome or ("failed", pack(failure))
 
     def _get(self, seat: Seat, word: int) -> int:
         return self._board.get(seat.number, word)
@@ -312,7 +316,7 @@ class Coordinator:
         if position := self._autopsy.position(seat.number, death):
             message += f"; it was working on {position}"
         error = WorkerDied(message, name, worker, death.exitcode, position, death.trace)
-        self._outcome = ("failed", pickle.dumps((error, None)))
+        self._outcome = ("failed", pack(error))
 
     # Ends.
 
@@ -326,13 +330,19 @@ class Coordinator:
                 self._channels[stage].put_ends()
 
     def _stop_workers(self) -> None:
-        """SIGTERM, a grace period, SIGKILL; every child is reaped."""
+        """SIGTERM, a grace period, SIGKILL; every child is reaped.
+
+        SIGTERM again and again, because one that comes just before a call of the system that waits
+        is not heard until that call returns. A worker that has heard one ignores the others.
+        """
         for seat in self._seats:
             seat.restart_at = None
-        self._signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
         while any(seat.pid for seat in self._seats) and time.monotonic() < deadline:
-            self._serve_deaths(deadline)
+            self._signal(signal.SIGTERM)
+            again = min(deadline, time.monotonic() + _SIGNAL_S)
+            while any(seat.pid for seat in self._seats) and time.monotonic() < again:
+                self._serve_deaths(again)
         self._signal(signal.SIGKILL)
         while any(seat.pid for seat in self._seats):
             self._serve_deaths(time.monotonic() + 1.0)
@@ -350,10 +360,6 @@ class Coordinator:
         for key, _ in poll.select(max(0.0, deadline - time.monotonic())):
             self._on_death(by_fd[key.fd])
         poll.close()
-
-
-def _earliest(*seconds: float | None) -> float | None:
-    return min((wait for wait in seconds if wait is not None), default=None)
 
 
 _STATE_LOST = (

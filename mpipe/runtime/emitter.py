@@ -23,6 +23,10 @@ from .ordering import EdgeOrder
 _NO_EDGE_FLUSH = 1 << 16
 _REFRESH_FRAMES = 16
 
+_MOST_TEXT = 20_000
+_LETTER_BYTES = 1 << 18
+"""Characters of each text of a dead letter that is too large, and bytes it may take then."""
+
 _NAP_S = 0.0005
 """Time to wait for credits while the consumers' service time is unknown, in seconds."""
 
@@ -99,10 +103,14 @@ class Emitter:
         self._is_map = is_map
         self._is_tracked = any(edge.order for edge in edges)
         self._source = Tag(0, 0, 0, 0, 0)
+        self._work = self._first = self._upto = 0
 
-    def begin(self, source: Tag, work: int) -> None:
-        """The outputs to come derive from the frame `work`, tagged `source`."""
-        self._source = source
+    def begin(self, source: Tag, work: int, first: int = 0) -> None:
+        """The outputs to come derive from the frame `work`, tagged `source`.
+
+        The first of the items that are handled next is number `first` in the frame.
+        """
+        self._source, self._work, self._first = source, work, first
         if self._is_tracked:
             for edge in self._edges:
                 edge.producer.begin(work)
@@ -116,10 +124,16 @@ class Emitter:
             letters = self._dead_letters.producer.published
             self._letters_to_skip = letters - row.dead_lettered
 
+    @property
+    def skips(self) -> bool:
+        """Whether something is out already of what is yet to be handled."""
+        return self._letters_to_skip > 0 or any(edge.skip for edge in self._edges)
+
     def emit(self, outputs: list[Any], last: bool) -> None:
         if not (outputs or (last and self._is_tracked)):
             return
         batch = self.batch()
+        self._upto = self._first + batch.stop
         frames: dict[int, list[Payload]] = {}
         for edge in self._edges:  # everything is encoded before anything is sent
             if edge.frame_items not in frames:
@@ -154,6 +168,8 @@ class Emitter:
         """Publish what of `items` is not out yet, in as many frames as the credits dictate."""
         start = min(edge.skip, len(items))
         edge.skip -= start
+        if start < len(items):
+            self._seat.reach(self._work, self._upto)
         producer, order, item_bytes = edge.producer, edge.order, payload.size / len(items)
         while start < len(items):
             want = len(items) - start
@@ -212,24 +228,27 @@ class Emitter:
         self.waited_ns += time.perf_counter_ns() - began
         return got
 
-    def dead_letter(self, letter: DeadLetter) -> None:
+    def dead_letter(self, letter: DeadLetter, index: int) -> None:
         edge = self._dead_letters
         assert edge is not None
-        if self._letters_to_skip:
+        if self._letters_to_skip > 0:
             self._letters_to_skip -= 1
             return
+        self._seat.reach(self._work, self._first + index + 1)
         payload = encode_letter(letter, self._max_item_bytes)
         if self._acquire(edge, 1, payload.size):
             edge.producer.publish(payload, self._source)
 
 
 def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
-    """A dead letter as a frame, without its item where that cannot travel."""
+    """A dead letter as a frame, without its item where that cannot travel, its texts cut then."""
     try:
         return encode([letter], max_item_bytes)
     except ItemError as error:
-        note = f"{letter.error} (the item is lost: {error})"
-        return encode([replace(letter, item=None, error=note)], max_item_bytes)
+        note = f"{letter.error[:_MOST_TEXT]} (the item is lost: {str(error)[:_MOST_TEXT]})"
+        trace = letter.traceback[-_MOST_TEXT:]
+        cut = replace(letter, item=None, error=note, traceback=trace)
+        return encode([cut], max(max_item_bytes, _LETTER_BYTES))
 
 
 def _part(items: list[Any], start: int, count: int) -> list[Any]:

@@ -10,7 +10,6 @@ up behind it and holds the source back. Half-open, it waits for a permit for eac
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -87,10 +86,17 @@ def gated(one: One, gate: Gate, hold: Callable[[], None], go_on: Callable[[], No
 
 
 def one_line(error: BaseException) -> str:
-    """An exception's type and message."""
+    """An exception's type and the first line of its message."""
     if isinstance(error, WorkerDied):
         return f"WorkerDied: {error.args[0]}"
-    return "".join(traceback.format_exception_only(type(error), error)).strip().split("\n")[-1]
+    kind = type(error)
+    is_plain = kind.__module__ in ("builtins", "__main__")
+    name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error).strip().partition("\n")[0]
+    except Exception:
+        message = "its message cannot be had"
+    return f"{name}: {message}" if message else name
 
 
 class WorkerGate:

@@ -26,7 +26,7 @@ from ..policy.sampling import run_items
 from ..stage import Stage, StageSpec, has_snapshot, needs_memory
 from ..stats import DeadLetter
 from ..transport.byvalue import dumps
-from ..transport.frame import Unsendable as Unsendable
+from ..transport.frame import Unsendable
 from .apply import Many, One, appliers
 from .gate import Gate, gated, one_line
 
@@ -50,8 +50,8 @@ class Outlet(Protocol):
         `last` says that these are the last ones of the frame in hand; there may be none of them.
         """
 
-    def dead_letter(self, letter: DeadLetter) -> None:
-        """Hand a given-up item to the caller."""
+    def dead_letter(self, letter: DeadLetter, index: int) -> None:
+        """Hand item number `index` of the frame in hand, given up, to the caller."""
 
     def abandon(self) -> int:
         """The item to come gives nothing more: returns how many outputs of it are out already."""
@@ -172,11 +172,6 @@ class Kernel:
         in_progress = len(self._outputs) > (self._ends[-1] if self._ends else 0)
         return range(self._done, self._done + len(self._ends) + in_progress)
 
-    @property
-    def failed(self) -> set[int]:
-        """Indices of the items of the frame that were given up so far."""
-        return self._failed
-
     def close(self) -> None:
         """Tear the stage down, once; raises `StageError` when that fails."""
         stage, self.stage = self.stage, None
@@ -274,7 +269,7 @@ class Kernel:
     def _take(self, result: Any, skip: int) -> None:
         check_result(result)
         if isinstance(result, (list, tuple)):
-            self._outputs.extend(result)
+            self._outputs.extend(result[skip:])
         elif result is not None:
             self._drain(iter(result), skip)
 
@@ -325,6 +320,7 @@ class Kernel:
                 if watch is not None:
                     watch.enter(index)
                 self._one(self._items[index], self._given)
+                self._given = 0
                 return
             except (Exception, SystemExit) as again:
                 error = again
@@ -362,7 +358,8 @@ class Kernel:
                     failure.remote_traceback,
                     attempts,
                     failure.position,
-                )
+                ),
+                index,
             )
         else:
             self.outlet.log(str(failure.args[0]))
@@ -438,12 +435,3 @@ def check_result(result: Any) -> None:
         f"a stage must return a list, tuple, generator or iterator of outputs, or None, not "
         f"{type(result).__name__}; return [result] for one output, or use add_map"
     )
-
-
-def picklable_cause(error: BaseException | None) -> BaseException | None:
-    """`error` if it survives pickling, for use as `__cause__` in another process; else None."""
-    try:
-        copy = pickle.loads(pickle.dumps(error))
-    except Exception:
-        return None
-    return copy if isinstance(copy, BaseException) else None

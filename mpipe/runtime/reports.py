@@ -10,14 +10,15 @@ import pickle
 import socket
 import time
 
-from ..errors import StageError
-from .kernel import picklable_cause
+from ..errors import MPipeError, StageError
 
 MAX_BYTES = 150_000
 """Largest message: a datagram must fit the socket's buffer."""
 
 MAX_LOG = 2_000
 """Longest log line, in characters."""
+
+_UTF8 = "utf-8"
 
 _LOG_BURST = 10
 
@@ -30,6 +31,7 @@ class Reporter:
 
     def __init__(self, fd: int, seat: int) -> None:
         self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(True)  # whatever socket.setdefaulttimeout() says
         self._seat = seat
         self._logged = 0
         self._last_log = 0.0
@@ -58,21 +60,40 @@ class Reporter:
             self._socket.send(text, socket.MSG_DONTWAIT)
 
 
+def pack(error: MPipeError, cause: bytes = b"") -> bytes:
+    """An error as a message, with its pickled cause."""
+    return pickle.dumps((error, cause))
+
+
 def pack_error(error: StageError) -> bytes:
-    """Pickle an error with its cause, as far as both survive that, within `MAX_BYTES`."""
-    cause = picklable_cause(error.__cause__)
-    packed = pickle.dumps((error, cause))
+    """A worker's error with its cause, as far as both survive that, within `MAX_BYTES`."""
+    packed = pack(error, _pack_cause(error.__cause__))
     if len(packed) > MAX_BYTES:
-        error.remote_traceback = error.remote_traceback[-MAX_BYTES // 4 :]
-        message = str(error.args[0])[: MAX_BYTES // 4]
+        most = MAX_BYTES // 4
+        error.remote_traceback = _cut(error.remote_traceback.encode(_UTF8, "replace")[-most:])
+        message = _cut(str(error.args[0]).encode(_UTF8, "replace")[:most])
         error.args = (message, *error.args[1:5], error.remote_traceback)
-        packed = pickle.dumps((error, None))
+        packed = pack(error)
     return packed
 
 
+def _cut(text: bytes) -> str:
+    return text.decode(_UTF8, "ignore")
+
+
+def _pack_cause(error: BaseException | None) -> bytes:
+    """The error pickled, if it survives that; else nothing."""
+    with contextlib.suppress(Exception):
+        packed = pickle.dumps(error)
+        pickle.loads(packed)
+        return packed
+    return b""
+
+
 def unpack_error(packed: bytes) -> BaseException:
-    """The error, with its cause where it could be had."""
+    """The error, with its cause where it can be had."""
     error, cause = pickle.loads(packed)
     assert isinstance(error, BaseException)
-    error.__cause__ = cause
+    with contextlib.suppress(Exception):  # its class may be made of something that is not here
+        error.__cause__ = pickle.loads(cause) if cause else None
     return error

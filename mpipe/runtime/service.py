@@ -20,7 +20,6 @@ import contextlib
 import fcntl
 import gc
 import os
-import pickle
 import select
 import signal
 import socket
@@ -34,6 +33,7 @@ from ..transport.descriptors import set_limit
 from . import control
 from .coordinator import Coordinator
 from .leaving import leave
+from .reports import pack
 from .scarcity import explain
 
 FIRST_S, STAY_S = 10.0, 2.0
@@ -77,7 +77,7 @@ def _serve(file: int, caller_pid: int, line: socket.socket, used_ns: int) -> boo
     except Exception as error:  # out of memory or descriptors; the kernel ends the workers
         traceback.print_exc()
         failure = MPipeError(f"the coordinator of the run failed: {explain(error)}")
-        control.send(line, ("failed", pickle.dumps((failure, None))))
+        control.send(line, ("failed", pack(failure)))
         return False
     for fd in fds:
         os.close(fd)
@@ -123,15 +123,15 @@ def _next_run(line: socket.socket, caller_pid: int, seconds: float) -> tuple[int
                 file, caller_pid = value
                 return file, caller_pid
             if message == "here":  # else it was said, a second time, to the run before
-                if not _place(fds, value, line.fileno()):
+                if not _place(fds, value, {line.fileno(), pidfd.fileno()}):
                     return None
                 control.send(line, ("ready", None))
                 deadline = time.monotonic() + FIRST_S
 
 
-def _place(fds: list[int], numbers: Sequence[int], line: int) -> bool:
+def _place(fds: list[int], numbers: Sequence[int], taken: set[int]) -> bool:
     """Put descriptors where the caller has them; False if some are missing or in the way."""
-    if len(fds) != len(numbers) or {line, *fds} & {*numbers}:
+    if len(fds) != len(numbers) or {*taken, *fds} & {*numbers}:
         return False
     for fd, number in zip(fds, numbers, strict=True):
         os.dup2(fd, number, inheritable=number in _STANDARD)

@@ -85,6 +85,7 @@ class Worker:
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
         self._wear = Wear(self._options)
+        self._skips = False
 
     def _open_gate(self, reporter: Reporter) -> WorkerGate | None:
         fds = self._spec.gates[self._spec.plan.index[self._options.name]]
@@ -108,6 +109,8 @@ class Worker:
             producer.recover()
         self._consumer.recover()
         self._emitter.resume()
+        self._skips = True
+        self._forget_reached()
 
     def open(self) -> None:
         """Load the stage's function and set it up; raises `StageError`."""
@@ -188,7 +191,8 @@ class Worker:
         self._apply(kernel, work, taken)  # its arrays are gone when it returns, and their slot free
         self._consumer.report_service(int(self._account.service_ns))
         self._intake.done()
-        if self._backlog is None or self._is_due(self._backlog):
+        careful = self._caution.frame == work.id
+        if self._backlog is None or careful or self._is_due(self._backlog):
             self._save_and_commit(kernel)
 
     def _apply(self, kernel: Kernel, work: Work, taken: int) -> None:
@@ -207,22 +211,25 @@ class Worker:
     ) -> None:
         """Handle a frame that a worker died on: item by item, each counted as soon as it is done.
 
-        Where the stage remembers something, they are counted whole, with that.
+        With snapshots that could take long; there only what is given up is counted at once. It must
+        be, before anything later goes out: nobody could tell how much of that was still its own.
         """
-        tag, whole = work.header.tag, kernel.stateful or self._has_snapshot
+        tag = work.header.tag
         for index in range(self._account.settled, len(items)):
             last = index + 1 == len(items)
-            self._emitter.begin(tag if self._is_tracked else part_of(tag, index, 1), work.id)
+            part = tag if self._is_tracked else part_of(tag, index, 1)
+            self._emitter.begin(part, work.id, index)
             kernel.position = _always(describe_position(tag, index))
-            if death := self._caution.condemned.get(index):
+            death = self._caution.condemned.get(index)
+            if death is not None:
                 error, attempts = self._blame(death), self._options.max_crashes
                 kernel.refuse(items[index], error, attempts, last)
             else:
                 self._noting.first = index
                 kernel.run(items[index : index + 1], self._noting, last)
             self._add_up(kernel, work.header, taken)
-            if not (whole or last):
-                self._commit(self._counters.committed, settled=index + 1)
+            if not last and (death is not None or not self._has_snapshot):
+                self._settle(kernel, index + 1)
 
     def _blame(self, death: Death) -> WorkerDied:
         what = describe_crashes(self._options.max_crashes)
@@ -250,18 +257,35 @@ class Worker:
         if self._intake.has_uncounted:
             self._save_and_commit(kernel)
 
+    def _settle(self, kernel: Kernel, items: int) -> None:
+        """Count so many items of the frame in hand."""
+        self._save_state(kernel)
+        counted = self._counters.committed if self._backlog is None else self._backlog.reached
+        self._commit(counted, items)
+
     def _save_and_commit(self, kernel: Kernel) -> None:
+        self._save_state(kernel)
+        self._commit(self._intake.reached)
+
+    def _save_state(self, kernel: Kernel) -> None:
         if self._has_snapshot and self._backlog is not None:
             began = time.perf_counter_ns()
             self._backlog.keep_state(kernel.snapshot())
             self._pace.took(began, time.perf_counter_ns())
-        self._commit(self._intake.reached)
 
     def _commit(self, work: int, settled: int = 0) -> None:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
         self._intake.prepare(1 - self._counters.row_number)
         self._account.commit(work, settled)
+        if not settled:
+            self._forget_reached()
         self._intake.counted(settled)
+
+    def _forget_reached(self) -> None:
+        """All that is out is counted, unless a dead worker had got further than this one has."""
+        self._skips = self._skips and self._emitter.skips
+        if not self._skips:
+            self._counters.put(counters.REACHED_IN, 0)
 
     def _load(self, work: Work) -> Sequence[Any]:
         try:

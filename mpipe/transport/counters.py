@@ -24,6 +24,8 @@ COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
 FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES, HANDLED, ENTERED = range(8, 16)
 # Words of the coordinator.
 PID, RESTARTS, RECYCLED, CPU_NS = range(16, 20)
+# More of the worker: what is not counted and has outputs out, the frame and items up to there.
+REACHED_IN, REACHED = range(20, 22)
 _ROWS = 24
 
 STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING, PAUSED = range(7)
@@ -140,6 +142,12 @@ class SeatCounters:
         words[start + SPAN] = tag.span
         words[start + EXACT] = tag.exact
         words[start + FRAME] = frame
+
+    def reach(self, frame: int, items: int) -> None:
+        """Say that something is about to go out that derives from item number `items` - 1."""
+        words, start = self._words, self._start
+        words[start + REACHED] = items
+        words[start + REACHED_IN] = frame
 
     def enter(self, state: int) -> None:
         """Say what the worker does from now on."""
