@@ -8,7 +8,7 @@ The layers, each importing only those after it:
     runtime       the coordinator and the workers
     transport     channels of frames in shared memory, the board of counters
     policy        decisions without processes or clocks
-    plan routes graph stage options breaker stats errors    plain values
+    plan routes graph stage options breaker checks stats errors    plain values
 """
 
 from .breaker import CircuitBreaker as CircuitBreaker

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .checks import is_number, is_some_seconds, is_whole
 from .errors import OptionError
+
+MAX_WINDOW = 10**6
+"""Most calls of a window."""
 
 MAX_PROBES = 500
 """So many permits fit the smallest pipe, in one write."""
@@ -51,28 +54,15 @@ def _refuse(name: str, expects: str, value: Any) -> None:
     raise OptionError(f"CircuitBreaker: {name} must be {expects}, not {value!r}")
 
 
-def _number(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)
-
-
-def _count(most: float) -> Callable[[Any], bool]:
-    return lambda value: _number(value) and isinstance(value, int) and 1 <= value <= most
-
-
-def _seconds(value: Any) -> bool:
-    return _number(value) and value > 0
-
-
 _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "threshold": (lambda value: _number(value) and 0 <= value < 1, "a share, 0 or more, under 1"),
-    "window": (_count(math.inf), "a whole number of calls, 1 or more"),
-    "min_calls": (_count(math.inf), "a whole number of calls, 1 or more"),
-    "open_for": (_seconds, "a number of seconds above 0"),
-    "max_open_for": (_seconds, "a number of seconds above 0"),
-    "probes": (_count(MAX_PROBES), f"a whole number of calls from 1 to {MAX_PROBES}"),
+    "threshold": (lambda value: is_number(value) and 0 <= value < 1, "a share, 0 or more, under 1"),
+    "window": (is_whole(1, MAX_WINDOW), f"a whole number of calls from 1 to {MAX_WINDOW}"),
+    "min_calls": (is_whole(1), "a whole number of calls, 1 or more"),
+    "open_for": (is_some_seconds, "a number of seconds above 0"),
+    "max_open_for": (is_some_seconds, "a number of seconds above 0"),
+    "probes": (is_whole(1, MAX_PROBES), f"a whole number of calls from 1 to {MAX_PROBES}"),
     "give_up_after": (
-        lambda value: value is None or _seconds(value),
+        lambda value: value is None or is_some_seconds(value),
         "a number of seconds above 0, or None",
     ),
 }

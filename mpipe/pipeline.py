@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .checks import is_some_seconds, is_whole
 from .engines import make_engine
 from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
@@ -138,9 +139,9 @@ class Pipeline:
 
         `ordered` gives them in source order; of one source item, in the order of the stages they
         come from, as `stats()` lists them. The iterable is pulled lazily, by a thread of this
-        process, as fast as the stages take its items. Takes the options of `start`, except
-        `results`. The iterator's `stats()` tell how the run is going; closing it early cancels the
-        run.
+        process, as fast as the stages take its items; when it raises, the run is cancelled, and the
+        iterator raises that. Takes the options of `start`, except `results`. The iterator's
+        `stats()` tell how the run is going; closing it early cancels the run.
         """
         if not isinstance(ordered, bool):
             raise OptionError(f"run: ordered must be True or False, not {ordered!r}")
@@ -197,6 +198,9 @@ def imap(
         raise OptionError(f"imap: ordered must be True or False, not {ordered!r}")
     of_stage: dict[str, Any] = {**options}
     of_run = {name: of_stage.pop(name) for name in [*of_stage] if name in _RUN_OPTIONS}
+    if unknown := [name for name in of_stage if name not in OPTIONS]:
+        valid = ", ".join([*OPTIONS, "engine", *_STREAM_OPTIONS])
+        raise OptionError(f"imap: unknown option {unknown[0]!r}; valid options: {valid}")
     pipeline = Pipeline("imap").add_map("map", fn, workers=workers, **of_stage)
     return pipeline.run(items, engine, ordered=ordered, **of_run)
 
@@ -217,7 +221,7 @@ def _run_options(call: str, engine: str, given: Mapping[str, Any]) -> RunOptions
             raise OptionError(f"{call}: {name!r} is an option of a stage: give it to add_stage")
         if name not in _RUN_OPTIONS:
             others = ["engine", "ordered"] if call == "run" else ["engine", "results"]
-            valid = ", ".join([*others, *(name for name in _RUN_OPTIONS if name != "results")])
+            valid = ", ".join([*others, *_STREAM_OPTIONS])
             raise OptionError(f"{call}: unknown option {name!r}; valid options: {valid}")
         accepts, expects = _RUN_OPTIONS[name]
         if not accepts(value):
@@ -229,17 +233,14 @@ def _either(choices: tuple[str, ...]) -> str:
     return " or ".join(map(repr, choices))
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 _RUN_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "results": (lambda value: isinstance(value, bool), "True or False"),
-    "deadline": (lambda value: value is None or (_number(value) and value > 0), "seconds above 0"),
-    "cancel": (lambda value: value is None or hasattr(value, "is_set"), "an event with is_set()"),
-    "start_method": (lambda value: value in START_METHODS, _either(START_METHODS)),
-    "max_item_bytes": (
-        lambda value: _number(value) and value == int(value) and 4096 <= value <= 1 << 36,
-        "a number of bytes from 4096 to 2**36",
+    "deadline": (lambda value: value is None or is_some_seconds(value), "seconds above 0"),
+    "cancel": (
+        lambda value: value is None or (hasattr(value, "is_set") and not isinstance(value, type)),
+        "an event with is_set()",
     ),
+    "start_method": (lambda value: value in START_METHODS, _either(START_METHODS)),
+    "max_item_bytes": (is_whole(4096, 1 << 36), "a whole number of bytes from 4096 to 2**36"),
 }
+_STREAM_OPTIONS = [name for name in _RUN_OPTIONS if name != "results"]

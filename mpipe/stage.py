@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from .breaker import CircuitBreaker
+from .checks import is_seconds, is_some_seconds, is_whole
 from .errors import OptionError
 
 Kind = Literal["flat", "map", "filter"]
@@ -95,17 +96,8 @@ class Option(NamedTuple):
     expects: str
 
 
-def _integer(low: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-
 def _boolean(value: Any) -> bool:
     return isinstance(value, bool)
-
-
-def _seconds(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 <= value < float("inf")
 
 
 def _optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -114,29 +106,29 @@ def _optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 OPTIONS: Mapping[str, Option] = {
     "workers": Option(
-        _optional(lambda value: _integer(1)(value) and value <= MOST_WORKERS),
+        _optional(is_whole(1, MOST_WORKERS)),
         f"a whole number of processes from 1 to {MOST_WORKERS}, or None for a share of the cores",
     ),
-    "buffer_size": Option(_integer(1), "a whole number of items, 1 or more"),
-    "buffer_bytes": Option(_integer(1), "a whole number of bytes, 1 or more"),
+    "buffer_size": Option(is_whole(1), "a whole number of items, 1 or more"),
+    "buffer_bytes": Option(is_whole(1), "a whole number of bytes, 1 or more"),
     "drop_on_full": Option(_boolean, "True or False"),
     "ordered": Option(_boolean, "True or False"),
     "on_error": Option(
         lambda value: isinstance(value, str) and value in ON_ERROR,
         '"raise", "skip" or "dead_letter"',
     ),
-    "retries": Option(_integer(0), "a whole number of further attempts, 0 or more"),
-    "retry_delay": Option(_seconds, "a number of seconds, 0 or more"),
-    "max_crashes": Option(_integer(1), "a whole number of worker deaths, 1 or more"),
+    "retries": Option(is_whole(0), "a whole number of further attempts, 0 or more"),
+    "retry_delay": Option(is_seconds, "a number of seconds, 0 or more"),
+    "max_crashes": Option(is_whole(1), "a whole number of worker deaths, 1 or more"),
     "timeout": Option(
-        _optional(lambda value: _seconds(value) and value > 0),
+        _optional(is_some_seconds),
         "a number of seconds above 0, or None for no limit",
     ),
     "max_items": Option(
-        _optional(_integer(1)), "a whole number of items, 1 or more, or None for no limit"
+        _optional(is_whole(1)), "a whole number of items, 1 or more, or None for no limit"
     ),
     "max_memory": Option(
-        _optional(_integer(1)), "a whole number of bytes, 1 or more, or None for no limit"
+        _optional(is_whole(1)), "a whole number of bytes, 1 or more, or None for no limit"
     ),
     "breaker": Option(
         _optional(lambda value: isinstance(value, CircuitBreaker)),

@@ -57,8 +57,12 @@ def half_open(**settings: Any) -> Clock:
     [
         ({"threshold": 1.0}, "threshold must be a share, 0 or more, under 1, not 1.0"),
         ({"threshold": "0.2"}, "threshold must be a share, 0 or more, under 1, not '0.2'"),
-        ({"window": 0}, "window must be a whole number of calls, 1 or more, not 0"),
-        ({"window": 2.5}, "window must be a whole number of calls, 1 or more, not 2.5"),
+        ({"window": 0}, "window must be a whole number of calls from 1 to 1000000, not 0"),
+        (
+            {"window": 2**70},
+            f"window must be a whole number of calls from 1 to 1000000, not {2**70}",
+        ),
+        ({"window": 2.5}, "window must be a whole number of calls from 1 to 1000000, not 2.5"),
         ({"min_calls": True}, "min_calls must be a whole number of calls, 1 or more, not True"),
         ({"min_calls": 101}, "min_calls must be at most the window of 100 calls, not 101"),
         ({"open_for": 0}, "open_for must be a number of seconds above 0, not 0"),
@@ -277,6 +281,16 @@ def test_a_trial_without_a_verdict_is_over_when_it_took_as_long_as_the_pause_bef
     assert clock.state is State.OPEN
     assert clock.breaker.reason == "its probes gave no verdict within 5 s"
     assert clock.sleep_until_due() == 10
+
+
+def test_probes_that_come_through_slowly_close_it_however_long_all_take() -> None:
+    clock = half_open(probes=10, open_for=5)
+    for _ in range(9):
+        clock.sleep(4, outstanding=True)
+        clock.calls(1)
+        assert clock.state is State.HALF_OPEN
+    clock.calls(1)
+    assert clock.state is State.CLOSED
 
 
 def test_a_trial_with_few_items_is_judged_by_those_that_there_were() -> None:

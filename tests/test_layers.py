@@ -17,7 +17,7 @@ import mpipe
 
 ROOT = Path(mpipe.__file__).parent
 LAYERS = (
-    {"errors", "stats", "stage", "breaker", "options", "graph", "plan", "routes"},
+    {"errors", "stats", "checks", "stage", "breaker", "options", "graph", "plan", "routes"},
     {"policy"},
     {"transport"},
     {"runtime"},

@@ -152,6 +152,8 @@ class Breaker:
         self.probes_succeed = self.probes_succeed or not failed
         if failed:
             self._failing.add(worker)
+        else:
+            self.until = now + self._period  # slow ones need not all come through in one period
         stuck = not self.probes_succeed and len(self._failing) >= self.workers
         if stuck or self._rate(probed, settings.probes) > settings.threshold:
             self._reopen(now, self._failed_probes)
