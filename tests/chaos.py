@@ -121,7 +121,7 @@ def _source(case: Case, seed: int, given: list[int]) -> Iterator[int]:
     chance, last = random.Random(seed), time.monotonic() + SOURCE_S
     while len(given) < case.most_items and time.monotonic() < last:
         given.append(chance.randrange(10_000))
-        yield given[-1]
+        yield case.kind(given[-1])
         time.sleep(case.rest_s)
 
 

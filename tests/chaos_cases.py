@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crashpoints import Mode
-from functions import Bursts, Divides, Fails, Keeps, Shift, Work
+from functions import Bursts, Divides, Fails, Heavy, Keeps, Shift, Work
 
 import mpipe
 
@@ -37,6 +37,8 @@ class Case:
     """Mean time from one kill or stop from outside to the next, at first, in seconds."""
     rest_s: float
     """How long the source rests before each item, in seconds."""
+    kind: type[int]
+    """Of the source's items, which are light, or of very different weights."""
 
     @property
     def drops(self) -> bool:
@@ -72,6 +74,7 @@ def make_case(seed: int) -> Case:
         shortest=int(_between(chance, low, high)) * (10 if spawns else 1),
         calm_s=_between(chance, 0.01, 0.3) * (10 if breaks else 1) + 10.0 * spawns,
         rest_s=chance.choice([0.0, 0.0, 0.0, 0.001, 0.005]),
+        kind=chance.choice([int, int, Heavy]),
     )
 
 
@@ -115,6 +118,7 @@ def _options(chance: random.Random) -> dict[str, Any]:
     options: dict[str, Any] = {
         "workers": chance.randint(1, 4),
         "buffer_size": int(_between(chance, 1, 200)),
+        "buffer_bytes": int(_between(chance, 20_000, 1 << 23)),
         "drop_on_full": chance.random() < 0.05,
         "max_crashes": NEVER,
         "max_items": chance.choice([None] * 9 + [50]),
