@@ -25,10 +25,6 @@ class ItemError(MPipeError, TypeError):
     """An item cannot travel between processes: it cannot be pickled, or is over the size limit."""
 
 
-class Closed(MPipeError):
-    """The run takes no more input: it was closed, drained or has ended."""
-
-
 class Cancelled(MPipeError):
     """The run was stopped by `cancel()`, by its cancel event or by its deadline."""
 
@@ -37,11 +33,8 @@ class Timeout(MPipeError, TimeoutError):
     """`drain(timeout=...)` ran out of time; the run goes on and may be drained again."""
 
 
-class Full(MPipeError):
-    """`push(..., timeout=...)` ran out of time while the stage's buffer was full.
-
-    `items` is the tuple of items that were not accepted, in the order given.
-    """
+class _NotAccepted(MPipeError):
+    """`items` is the tuple of items that were not accepted, in the order given."""
 
     def __init__(self, message: str, items: tuple[Any, ...] = ()) -> None:
         super().__init__(message, items)
@@ -49,6 +42,20 @@ class Full(MPipeError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class Closed(_NotAccepted):
+    """The run takes no more input: it was closed, drained or has ended.
+
+    `items` is the tuple of items that were not accepted, in the order given.
+    """
+
+
+class Full(_NotAccepted):
+    """`push(..., timeout=...)` ran out of time while the stage's buffer was full.
+
+    `items` is the tuple of items that were not accepted, in the order given.
+    """
 
 
 class StageError(MPipeError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from types import TracebackType
 from typing import Any
 
+from .checks import is_seconds
 from .engines.base import Batches, Engine
 from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
@@ -30,12 +32,12 @@ class Run:
         """Send items to every stage without a predecessor, or only to `stage`.
 
         Blocks while a buffer is full; with `timeout` (seconds) raises `Full`, whose `items` were
-        not accepted. Returns when every item is in its stage's buffer. Raises `Closed` after
-        `close` or `drain`, `ItemError` for an item that cannot be pickled or is too large (where
-        the stage says `on_error="raise"`), and the run's failure if it has failed.
+        not accepted. Returns when every item is in its stage's buffer. Raises `Closed`, with such
+        `items` too, after `close` or `drain`, perhaps of another thread; `ItemError` for an item
+        that cannot be pickled or is too large (where the stage says `on_error="raise"`); and the
+        run's failure if it has failed.
         """
-        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
-            raise OptionError(f"push: timeout must be seconds, 0 or more, not {timeout!r}")
+        _check_timeout("push", timeout)
         targets = self._sources
         if stage is not None:
             if stage not in targets:
@@ -82,8 +84,7 @@ class Run:
         Raises the run's failure, `Cancelled`, or `Timeout` after `timeout` seconds (the run then
         goes on, and may be drained again).
         """
-        if timeout is not None and not (isinstance(timeout, (int, float)) and timeout >= 0):
-            raise OptionError(f"drain: timeout must be seconds, 0 or more, not {timeout!r}")
+        _check_timeout("drain", timeout)
         return self._engine.drain(timeout)
 
     def cancel(self) -> None:
@@ -105,7 +106,16 @@ class Run:
         if exc_type is not None:
             self._engine.cancel()
         elif not self._cancelled:
-            self._engine.drain(None)
+            try:
+                self._engine.drain(None)
+            except BaseException:  # Ctrl-C: nothing is to go on behind the caller's back
+                self._engine.cancel()
+                raise
+
+
+def _check_timeout(call: str, timeout: float | None) -> None:
+    if timeout is not None and not is_seconds(timeout):
+        raise OptionError(f"{call}: timeout must be seconds, 0 or more, not {timeout!r}")
 
 
 class Outputs(Iterator[Any]):
@@ -134,9 +144,10 @@ class Outputs(Iterator[Any]):
         return self._engine.dead_letters()
 
     def close(self) -> None:
-        """Stop the run, if it still goes on, and release everything."""
-        self._batches.close()
+        """Stop the run, if it still goes on, and release everything. Any thread may do so."""
         self._engine.cancel()
+        with suppress(ValueError):  # another thread waits in there; the run's end is its end
+            self._batches.close()
 
     def __enter__(self) -> Outputs:
         return self

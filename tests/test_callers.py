@@ -51,7 +51,12 @@ def test_a_fork_of_the_caller_disturbs_nothing(child: str) -> None:
     assert run_program(FORK.format(child=child)) == "1 2 3\n"
 
 
-@pytest.mark.parametrize("ending", ["sys.exit()", "outputs.close(); os._exit(0)"])
+USES = """sys.excepthook = lambda *error: os._exit(0 if error[0] is mpipe.MPipeError else 1)
+            list(outputs)
+            os._exit(2)"""
+
+
+@pytest.mark.parametrize("ending", ["sys.exit()", "outputs.close(); os._exit(0)", USES])
 def test_a_fork_in_the_middle_of_outputs_disturbs_nothing(ending: str) -> None:
     program = f"""
         import os, sys, mpipe
@@ -59,7 +64,7 @@ def test_a_fork_in_the_middle_of_outputs_disturbs_nothing(ending: str) -> None:
         first = next(outputs)
         if os.fork() == 0:
             {ending}
-        os.wait()
+        assert os.wait()[1] == 0
         print(sum(outputs) + first)
     """
     assert run_program(program) == f"{sum(range(3000))}\n"

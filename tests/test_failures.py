@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
-from helpers import assert_gone, coordinator_with, killing, wait_until
+from helpers import assert_gone, coordinator_with, killing, started, wait_until
 
 import mpipe
 from mpipe.engines import standby
@@ -194,6 +195,40 @@ def test_when_the_coordinator_is_killed_the_caller_learns_it_and_everything_goes
     assert "CoordinatorDied" in errors
     assert process.returncode == 1
     assert_gone(pids, within=5.0)
+
+
+def test_when_the_coordinator_is_killed_the_caller_learns_it_though_a_fork_holds_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one does that another thread forks while the coordinator is being started."""
+    held: list[int] = []
+    make = standby.socket_pair
+
+    def held_pair() -> Any:
+        ours, theirs = make()
+        held.append(os.dup(theirs.fileno()))
+        return ours, theirs
+
+    standby.end()
+    monkeypatch.setattr(standby, "socket_pair", held_pair)
+    run, pids = started(mpipe.Pipeline().add_map("a", abs, workers=1))
+    os.kill(pids[0], signal.SIGKILL)
+    with pytest.raises(mpipe.CoordinatorDied):
+        run.drain()
+    assert_gone(pids)
+    for fd in held:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_worker_ends_though_what_ended_it_left_a_thread_behind(start_method: str) -> None:
+    def fn(x: int) -> int:
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        raise asyncio.CancelledError
+
+    pipeline = mpipe.Pipeline().add_map("a", fn, workers=1, max_crashes=1)
+    with pytest.raises(mpipe.WorkerDied, match="exit code 1"):
+        list(pipeline.run([1], start_method=start_method))
 
 
 def test_ctrl_c_ends_the_run_and_everything_goes() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
+import select
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from functions import Work
@@ -18,6 +21,10 @@ from reference import assert_conserved, assert_drained, in_order
 from test_random_graphs import EXHAUSTIVE, pipelines
 
 import mpipe
+from mpipe.policy.reorder import Place
+from mpipe.routes import MAX_HOPS
+from mpipe.runtime.spec import RunSpec
+from mpipe.transport.gaps import create_gap_pipe
 
 ENGINES = ["processes", "inline"]
 
@@ -96,6 +103,24 @@ def test_ordered_results_of_any_graph_are_those_of_the_reference_in_its_order(
     outputs = pipeline.run(iter(items), engine, ordered=True)
     assert list(outputs) == in_order(pipeline, items)
     assert_drained(outputs.stats(), pipeline)
+
+
+def test_a_mark_is_written_and_read_in_one_piece_however_many_stages_there_are() -> None:
+    with_stages = SimpleNamespace(gaps={"a": create_gap_pipe()}, channels=[None] * 500)
+    try:
+        pipe = RunSpec.gap_pipe(cast(RunSpec, with_stages), "a")
+        place, landing = (
+            Place(7, 1, 0, (0, 0, 1) * MAX_HOPS),
+            memoryview(bytearray(select.PIPE_BUF)),
+        )
+        for _ in range(2):
+            pipe.put(place)
+            assert pipe.take(landing)
+            assert pipe.landed(landing) == place
+            assert not pipe.take(landing)
+    finally:
+        for fd in with_stages.gaps["a"].all():
+            os.close(fd)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

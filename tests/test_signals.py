@@ -113,7 +113,7 @@ def test_wherever_an_exception_comes_in_results_the_next_call_goes_on_with_the_n
     got: list[int] = []
     number, ended = 0, False
     while not ended:
-        number, before = number % 90 + 1, len(got)
+        number, before = number % 120 + 1, len(got)
         results = run.results()
         with contextlib.suppress(Interrupt), at_line(number):
             got.extend(islice(results, 10))
@@ -138,7 +138,7 @@ def test_a_handler_that_reads_reads_or_is_told_that_reading_is_under_way() -> No
 
     number, before = 0, -1
     while len(got) > before:
-        number, before = number % 90 + 1, len(got)
+        number, before = number % 120 + 1, len(got)
         results = run.results()
         with at_line(number, read):
             got.extend(islice(results, 5))
@@ -152,7 +152,7 @@ def test_a_handler_that_reads_reads_or_is_told_that_reading_is_under_way() -> No
 def test_wherever_a_handler_listens_to_the_coordinator_no_message_is_lost() -> None:
     def listen(number: int) -> bool:
         ours, theirs = socket_pair()
-        coordinator = Child(subprocess.Popen(["true"]), ours, origin=None)
+        coordinator = Child(subprocess.Popen(["sleep", "60"]), ours, origin=None)
         link = Link(coordinator)
         control.send(theirs, ("log", "one"))
 
@@ -165,8 +165,8 @@ def test_wherever_a_handler_listens_to_the_coordinator_no_message_is_lost() -> N
         theirs.close()
         link.pump()
         assert link.outcome == ("drained" if lines[0] >= number else "failed")
+        coordinator.end()
         link.leave()
-        coordinator.hang_up()
         return lines[0] >= number
 
     assert each_line(listen) > 15

@@ -22,10 +22,9 @@ class Arrangement:
         self._landing = memoryview(bytearray(select.PIPE_BUF))
         self.fd = gaps.fd
 
-    @property
-    def next(self) -> int:
-        """The source item whose results come next."""
-        return self._order.at[0]
+    def progress(self) -> tuple[int, int]:
+        """The source item whose results come next, and how many bytes wait."""
+        return self._order.at[0], self.held_bytes
 
     def add(self, header: Header, items: list[Any]) -> None:
         """Take a frame of results."""

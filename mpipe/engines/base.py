@@ -6,9 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeAlias
+from weakref import WeakMethod
 
 from ..errors import MPipeError
+from ..options import Event
 from ..plan import RunOptions
 from ..stats import DeadLetter, Stats
 
@@ -77,28 +81,43 @@ class Deadline:
         return self._end is not None and time.monotonic() >= self._end
 
 
-def watch(options: RunOptions, stop: Callable[[str], None]) -> threading.Event:
-    """Call `stop(reason)` from a thread when the deadline passes or the cancel event is set.
+def watch(options: RunOptions, stop: Callable[[str], None]) -> Callable[[], None]:
+    """Call `stop(reason)`, a method, when the deadline passes or the cancel event is set.
 
-    Returns an event that ends the watch; does not start a thread when there is nothing to watch.
+    Returns what ends the watch. Starts a thread if there is something to watch; it does not keep
+    the method's object alive, so a run that nobody holds any more is ended as others are.
     """
-    ended = threading.Event()
     if options.deadline is None and options.cancel is None:
-        return ended
-    deadline = Deadline(options.deadline)
+        return lambda: None
+    from queue import Empty, SimpleQueue  # a millisecond that few runs need
+
+    deadline, cancel = Deadline(options.deadline), options.cancel
+    ended: SimpleQueue[None] = SimpleQueue()  # which a finaliser may put into at any moment
+    held = WeakMethod(stop)
 
     def wait() -> None:
-        slice_s = 3600.0 if options.cancel is None else 0.02
-        while not ended.wait(deadline.remaining(slice_s)):
-            if options.cancel is not None and options.cancel.is_set():
-                stop("its cancel event was set")
+        slice_s = 1.0 if cancel is None else 0.02
+        while held() is not None:
+            with suppress(Empty):
+                ended.get(timeout=deadline.remaining(slice_s))
                 return
-            if deadline.passed:
-                stop(f"its deadline of {options.deadline:g} s passed")
+            reason = _is_set(cancel)
+            if not reason and deadline.passed:
+                reason = f"its deadline of {options.deadline:g} s passed"
+            if reason and (stop := held()):
+                stop(reason)
                 return
 
     threading.Thread(target=wait, name="mpipe-watch", daemon=True).start()
-    return ended
+    return partial(ended.put, None)
+
+
+def _is_set(cancel: Event | None) -> str:
+    """Why the run is to end for its cancel event; "" if it is not."""
+    try:
+        return "its cancel event was set" if cancel is not None and cancel.is_set() else ""
+    except Exception as error:  # such as that of a manager that is gone
+        return f"its cancel event failed: {type(error).__name__}: {error}"
 
 
 def require_linux() -> None:

@@ -51,14 +51,14 @@ class Feeder:
         self._close = close
         self._pending: list[Any] = []
         self._sending = Turns()
-        self._stopped = threading.Event()
+        self._stopped = False  # no Event: a finaliser may set it amid a wait of its own thread
         self._frame_items = 1
         self._thread = threading.Thread(target=self._feed, name="mpipe-feeder", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Pull no more. The thread ends when the iterable gives up its current item, if it does."""
-        self._stopped.set()
+        self._stopped = True
         if self._thread is not threading.current_thread():  # as when its garbage is collected there
             self._thread.join(0.2)
 
@@ -73,9 +73,10 @@ class Feeder:
             if idle and lock.acquire(blocking=False):
                 with lock:
                     lock.release()  # see Turns
-                    self._send(timeout=0)
-        except Full as full:
-            self._pending[:0] = full.items
+                    try:
+                        self._send(timeout=0)
+                    except Full as full:  # back they go, before the feeder sends what is behind
+                        self._pending[:0] = full.items
         finally:
             self._sending.leave()
         return bool(self._pending)
@@ -84,7 +85,7 @@ class Feeder:
         try:
             self._pull()
             self._flush()
-            if not self._stopped.is_set():
+            if not self._stopped:
                 self._close()
         except BaseException as error:
             self.error = error
@@ -109,14 +110,14 @@ class Feeder:
                     began = clock()
                     continue
             self._flush(is_idle)
-            if self._stopped.is_set():
+            if self._stopped:
                 return
             began = clock()
 
     def _flush(self, is_idle: bool = False) -> None:
-        while not (is_idle or self._stopped.is_set()) and (pause := self._pause_s()):
+        while not (is_idle or self._stopped) and (pause := self._pause_s()):
             self.resting = pause >= LEAST_PAUSE_S
-            self._stopped.wait(pause)
+            time.sleep(pause)
         self.resting = False
         with self._sending.lock:
             self._send(timeout=None)
@@ -127,6 +128,6 @@ class Feeder:
     def _send(self, timeout: float | None) -> None:
         items = tuple(self._pending)  # of which the whole is no copy
         del self._pending[: len(items)]
-        if items and not self._stopped.is_set():
+        if items and not self._stopped:
             self._push(items, self._targets, timeout)
             self._frame_items = self._source.frame_items(self._targets)

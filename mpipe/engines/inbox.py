@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import MPipeError
+from ..runtime.position import describe_frame
 from ..transport.channel import Channel, ChannelFds
 from ..transport.consumer import Consumer
 from ..transport.frame import Header
@@ -44,7 +45,8 @@ class Inbox:
     def load(self, more: bool = False) -> bool:
         """Read a frame unless there is one, or `more` are wanted; sets `ended` at the last.
 
-        Returns whether that has changed anything.
+        Returns whether that has changed anything. Raises `MPipeError`, however often it is tried,
+        at a frame that is corrupted or cannot be unpickled.
         """
         consumer, frames = self._consumer, self.frames
         self.was_full = self.was_full or self.full
@@ -55,7 +57,7 @@ class Inbox:
                 if consumer.token == END:
                     self.ended = True
                 elif header := self._claim():
-                    frames.append(Frame(consumer.token, header, iter(consumer.load())))
+                    frames.append(Frame(consumer.token, header, iter(self._items(header))))
                     consumer.release()
                     return True
         except BaseException:
@@ -68,6 +70,13 @@ class Inbox:
             return self._consumer.claim()
         except MPipeError as error:
             raise MPipeError(f"{self._what}: {error}") from error
+
+    def _items(self, header: Header) -> Sequence[Any]:
+        try:
+            return self._consumer.load()
+        except Exception as error:
+            what = f"{self._what}: could not unpickle {describe_frame(header.tag)}"
+            raise MPipeError(f"{what}: {type(error).__name__}: {error}") from error
 
     @property
     def full(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import select
 import socket
 import time
@@ -29,6 +30,8 @@ class Link:
     def __init__(self, coordinator: Child) -> None:
         self.outcome: str | None = None
         self.failure: BaseException | None = None
+        self.ended_at: float | None = None
+        """When the outcome was heard of, by `perf_counter`."""
         self.stays = False
         """Whether the coordinator can have another run, now that this one is drained."""
         self._socket = coordinator.line
@@ -40,6 +43,19 @@ class Link:
         self._next_pump = 0.0
 
     @property
+    def mine(self) -> bool:
+        """Whether the run is this process's, not that of one that it was forked from."""
+        return os.getpid() == self._coordinator.owner
+
+    def check_owner(self) -> None:
+        """Raise `MPipeError` unless it is."""
+        if not self.mine:
+            raise MPipeError(
+                f"this run belongs to process {self._coordinator.owner}; one that was forked from "
+                f"it can only look at its stats()"
+            )
+
+    @property
     def coordinator_pid(self) -> int:
         return self._coordinator.process.pid
 
@@ -49,8 +65,12 @@ class Link:
         if now >= self._next_pump:
             self._next_pump = now + _PUMP_S
             self.pump()
+        self.raise_failure()
+
+    def raise_failure(self) -> None:
+        """Raise the run's failure, if it has failed: as it came, however often that was done."""
         if self.failure is not None:
-            raise self.failure
+            raise self.failure.with_traceback(None)
 
     def wait(self, fds: Sequence[int], seconds: float) -> None:
         """Wait until one of the descriptors is readable or the coordinator has said something."""
@@ -82,6 +102,7 @@ class Link:
 
     def _listen(self) -> None:
         if not self._readable.poll(0):
+            self._look_for_death()
             return
         try:
             while self._open:
@@ -95,6 +116,11 @@ class Link:
         except OSError:
             self._open = False
             self._settle("failed", MPipeError(_CLOSED))
+
+    def _look_for_death(self) -> None:
+        """The line does not tell of it if a process that was forked meanwhile has its end too."""
+        if self.outcome is None and self._coordinator.has_exited and not self._readable.poll(0):
+            self._settle("failed", CoordinatorDied(_DIED))
 
     def _hear(self, message: str, value: object) -> None:
         if message == "log":
@@ -111,6 +137,7 @@ class Link:
     def _settle(self, outcome: str, failure: BaseException | None) -> None:
         if self.outcome is None:
             self.failure = failure
+            self.ended_at = time.perf_counter()
             self.outcome = outcome
 
     def close_source(self) -> None:
@@ -119,10 +146,20 @@ class Link:
 
     def stop(self, reason: str) -> None:
         """End the run now, unless it has ended."""
+        self._end("cancelled", Cancelled(f"the run was cancelled: {reason}"), reason)
+
+    def fail(self, failure: MPipeError) -> None:
+        """End the run, also one that is drained: this process cannot go on with what came of it."""
+        self._end("failed", failure, "its caller failed")
+        with self.turns.lock:
+            if self.failure is None:
+                self.failure, self.outcome = failure, "failed"
+
+    def _end(self, outcome: str, failure: MPipeError, reason: str) -> None:
         self.pump()
         with self.turns.lock:
             if self.outcome is None:
-                self._settle("cancelled", Cancelled(f"the run was cancelled: {reason}"))
+                self._settle(outcome, failure)
                 self._send("cancelled", reason)
 
     def _send(self, message: str, value: object) -> None:

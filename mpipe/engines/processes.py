@@ -32,7 +32,7 @@ from .feeder import Feeder
 from .inbox import Inbox
 from .launch import Launched, explained, launch
 from .link import Link, log
-from .reader import UNREAD_S, Reader, check_read
+from .reader import Patience, Reader
 from .refusal import refuse
 from .snapshot import snapshot
 from .source import Progress, Source, Wait
@@ -58,7 +58,6 @@ class ProcessesEngine:
         self._plan = plan
         self._max_item_bytes = options.max_item_bytes
         self._began = time.perf_counter()
-        self._owner = os.getpid()
         self._pushing, self._looking = Turns(), Turns()
         with explained():
             self._launched = launched = launch(plan, options)
@@ -69,7 +68,7 @@ class ProcessesEngine:
                 launched.release()
                 raise
         lost = partial(_in_flight, self._link, plan, self._board, self._channels)
-        self._finalizer = weakref.finalize(self, _abandon, launched, self._owner, lost)
+        self._finalizer = weakref.finalize(self, _abandon, launched, lost)
         self._closed = self._told_closed = self._warned = False
         self._final: Stats | None = None
         self._unwatch = watch(options, self._stop)
@@ -84,7 +83,7 @@ class ProcessesEngine:
             self._arrangement = Arrangement(spec.routes.into[CALLER], spec.gap_pipe(CALLER))
         self._source = Source(spec, self._channels, list(self._orders(spec)))
         turns = self._pushing, self._looking, self._link.turns
-        self._reader = Reader(spec, self._link.check, turns)
+        self._reader = Reader(spec, self._link, turns)
         self._turns = *turns, self._reader.turns
         ends = len(self._plan.graph.sources) + 2  # results and dead letters
         require_spare(2 * ends)  # their payloads are mapped when there are any
@@ -92,29 +91,22 @@ class ProcessesEngine:
     def _orders(self, spec: RunSpec) -> Iterator[Progress]:
         """How far those are who see source order."""
         for name in spec.routes.ordered:
-            if name == CALLER:
-                yield self._progress_of_results
+            if self._arrangement is not None and name == CALLER:
+                yield self._arrangement.progress
             else:
                 seat = self._plan.first_seat[self._plan.index[name]]
-                yield partial(self._progress_of, seat)
-
-    def _progress_of(self, seat: int) -> tuple[int, int]:
-        return self._board.get(seat, counters.NEXT), self._board.get(seat, counters.HELD_BYTES)
-
-    def _progress_of_results(self) -> tuple[int, int]:
-        assert self._arrangement is not None
-        return self._arrangement.next, self._arrangement.held_bytes
+                yield partial(_progress, self._board, seat)
 
     # Input.
 
     def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
-        self._check_owner()
+        self._link.check_owner()
         check_not_busy(self._turns, "push")
         deadline, start, lock = Deadline(timeout), 0, self._pushing.lock
         try:
             while start < len(items):
                 if not lock.acquire(timeout=deadline.remaining(_SLICE_S)):
-                    self._check_open()
+                    self._check_open(items, start)
                     if deadline.passed:
                         raise Full("another thread is pushing", tuple(items[start:]))
                     continue
@@ -126,17 +118,17 @@ class ProcessesEngine:
             raise
         finally:
             if not self._source.is_whole or self._closed != self._told_closed:
-                self._settle(0.0, closing=False)
+                self._settle(0.0)
 
     def _push_frame(
         self, items: Sequence[Any], start: int, targets: Sequence[str], deadline: Deadline
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
         part = items[start : start + self._source.frame_items(targets)]
-        patience, unread = Deadline(_PATIENCE_S), None
+        pausing, patience = Deadline(_PATIENCE_S), None
         while True:
-            self._check_open()
-            patient = not (patience.passed or deadline.passed)
+            self._check_open(items, start)
+            patient = not (pausing.passed or deadline.passed)
             try:
                 sent = self._source.send(part, targets, self._max_item_bytes, patient)
             except Unsendable as bad:
@@ -156,20 +148,24 @@ class ProcessesEngine:
                 )
             self._link.wait(sent.fds, deadline.remaining(sent.seconds or _SLICE_S))
             self._reader.collect_letters()
-            unread = unread or Deadline(UNREAD_S)
-            if unread.passed:
-                self._warn_of_unread()
+            patience = patience or Patience(self._reader, self._reader.unread)
+            self._look_at_unread(patience)
 
-    def _warn_of_unread(self) -> None:
-        """Once: a push may wait for ever, but somebody may still begin to read."""
-        if not self._warned and (unread := self._reader.unread()):
+    def _look_at_unread(self, patience: Patience) -> None:
+        """Dead letters fail the run; for results a push may wait: somebody may begin to read."""
+        unread = patience.lost()
+        if unread and self._reader.unread_letters():
+            patience.enforce()
+        elif unread and not self._warned:
             self._warned = True
             log.warning("push waits for room, because nobody reads the run's %s", unread)
 
-    def _check_open(self) -> None:
+    def _check_open(self, items: Sequence[Any], start: int) -> None:
         self._link.check()
         if self._closed:
-            raise Closed("this run takes no more items: it was closed or drained")
+            left = tuple(items[start:])
+            which = f"; {len(left)} of {len(items)} items were not accepted" if start else ""
+            raise Closed(f"this run takes no more items: it was closed or drained{which}", left)
 
     def _refuse(self, item: Any, which: str, targets: Sequence[str], error: ItemError) -> None:
         indices = [self._plan.index[name] for name in targets]
@@ -182,14 +178,13 @@ class ProcessesEngine:
         self._source.skip()
 
     def close(self) -> None:
-        self._check_owner()
-        if self._pushing.mine():  # a signal handler in the middle of a push, which ends before that
-            self._closed = True
+        self._link.check_owner()
+        self._closed = True  # pushes of other threads, and what a signal came amid of, end by that
         while not self._told_closed and not self._pushing.mine() and self._link.outcome is None:
-            self._settle(_SLICE_S, closing=True)
+            self._settle(_SLICE_S)
 
-    def _settle(self, seconds: float, closing: bool) -> None:
-        """Finish what an exception interrupted and close the source, if it is `closing` or closed.
+    def _settle(self, seconds: float) -> None:
+        """Finish what an exception interrupted, and tell the coordinator if the source is closed.
 
         Unless other threads are pushing all that time: they finish, too, what was interrupted.
         """
@@ -199,7 +194,6 @@ class ProcessesEngine:
                 with lock:
                     lock.release()  # see Turns
                     self._source.mend()
-                    self._closed = self._closed or closing
                     if self._closed and not self._told_closed:
                         self._link.close_source()
                         self._told_closed = True
@@ -212,14 +206,14 @@ class ProcessesEngine:
         return chain.from_iterable(self._results())
 
     def _results(self) -> Batches:
-        self._check_owner()
+        self._link.check_owner()
         for frame in self._reader.frames(lambda inbox: self._link.wait([inbox.fd], _SLICE_S)):
             if frame is not None:
                 yield frame.items
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Batches:
         self._finalizer.detach()  # who drops the outputs wants no more of them
-        self._finalizer = weakref.finalize(self, _abandon, self._launched, self._owner)
+        self._finalizer = weakref.finalize(self, _abandon, self._launched)
         arrangement = self._arrangement if ordered else None
         more_fds = [arrangement.fd] if arrangement else []
         targets = self._plan.graph.sources
@@ -262,20 +256,21 @@ class ProcessesEngine:
                 arrangement.take_marks()
 
     def dead_letters(self) -> Iterator[DeadLetter]:
-        self._check_owner()
+        self._link.check_owner()
         return self._reader.letters()
 
     # Health.
 
     def stats(self) -> Stats:
+        if self.mine and self._final is None:
+            self._link.pump()
         with self._looking.lock if self.mine else contextlib.nullcontext():
             if self._final is not None:
                 return self._final
-            elapsed = time.perf_counter() - self._began
-            state = self._link.outcome or "running"
-            return self._snapshot(state, elapsed, self._link.coordinator_pid)
+            return self._snapshot(self._link.outcome or "running", self._link.coordinator_pid)
 
-    def _snapshot(self, state: str, elapsed: float, coordinator: int = 0) -> Stats:
+    def _snapshot(self, state: str, coordinator: int = 0) -> Stats:
+        elapsed = (self._link.ended_at or time.perf_counter()) - self._began
         return snapshot(
             self._plan, self._board, self._channels, state, elapsed, coordinator, self._gates
         )
@@ -283,23 +278,20 @@ class ProcessesEngine:
     # The end.
 
     def drain(self, timeout: float | None) -> Stats:
-        self._check_owner()
+        self._link.check_owner()
         check_not_busy(self._turns, "drain")
-        deadline, unread = Deadline(timeout), Deadline(UNREAD_S)
+        self._closed = True  # pushes of other threads end by that
+        deadline, patience = Deadline(timeout), Patience(self._reader, self._reader.unread)
         self._link.pump()
         while self._link.outcome is None:
-            if deadline.passed:
-                raise Timeout(f"not drained after {timeout:g} s; the run goes on")
-            if not self._told_closed:  # another thread may be pushing: wait for it, but not blindly
-                self._settle(deadline.remaining(_SLICE_S), closing=True)
+            if not self._told_closed:
+                self._settle(deadline.remaining(_SLICE_S))
             else:
                 self._link.wait((), deadline.remaining(_SLICE_S))
             self._reader.collect_letters()
-            try:
-                unread = check_read(self._reader.unread(), unread)
-            except MPipeError:
-                self.cancel()
-                raise
+            patience.enforce()
+            if deadline.passed and self._link.outcome is None:
+                raise Timeout(f"not drained after {timeout:g} s; the run goes on")
         return self._end()
 
     def cancel(self) -> None:
@@ -315,40 +307,44 @@ class ProcessesEngine:
 
     def _end(self) -> Stats:
         """Once the outcome is known: the last numbers, then let go of everything."""
-        with self._pushing.lock, self._reader.turns.lock, self._looking.lock:
+        with self._pushing.lock:
             if self._final is None:
-                elapsed = time.perf_counter() - self._began
-                self._unwatch.set()
-                if self._link.outcome == "drained":
-                    self._reader.read_rest()
+                self._unwatch()
+                self._read_rest()
                 self._link.leave()
-                state = self._link.outcome or "failed"
-                self._final = self._snapshot(state, elapsed)
-            if not self._launched.released:
-                for channel in self._channels:
-                    channel.close()
-                for gate in self._gates.values():
-                    gate.close()
-                self._board.close()
-                self._reader.close()
-                self._launched.release(keep=self._link.stays)
-                self._finalizer.detach()
-        if self._link.failure is not None:
-            raise self._link.failure
+            with self._reader.turns.lock, self._looking.lock:
+                self._final = self._final or self._snapshot(self._link.outcome or "failed")
+                self._release()
+        self._link.raise_failure()
         return self._final
 
-    # Who may call.
+    def _read_rest(self) -> None:
+        """What waits in shared memory can be taken after the end."""
+        try:
+            with self._reader.turns.lock:
+                if self._link.outcome == "drained":
+                    self._reader.read_rest()
+        except MPipeError as error:
+            self._link.fail(error)
+
+    def _release(self) -> None:
+        if not self._launched.released:
+            for channel in self._channels:
+                channel.close()
+            for gate in self._gates.values():
+                gate.close()
+            self._board.close()
+            self._reader.close()
+            self._launched.release(keep=self._link.stays)
+            self._finalizer.detach()
 
     @property
     def mine(self) -> bool:
-        return os.getpid() == self._owner
+        return self._link.mine
 
-    def _check_owner(self) -> None:
-        if not self.mine:
-            raise MPipeError(
-                f"this run belongs to process {self._owner}; one that was forked from it can only "
-                f"look at its stats()"
-            )
+
+def _progress(board: Board, seat: int) -> tuple[int, int]:
+    return board.get(seat, counters.NEXT), board.get(seat, counters.HELD_BYTES)
 
 
 def _full(targets: Sequence[str], left: int, items: int, unread: str) -> str:
@@ -366,9 +362,9 @@ def _in_flight(link: Link, plan: Plan, board: Board, channels: Sequence[Channel]
     return sum(stage.in_flight for stage in stages.values())
 
 
-def _abandon(launched: Launched, owner: int, in_flight: Callable[[], int] | None = None) -> None:
+def _abandon(launched: Launched, in_flight: Callable[[], int] | None = None) -> None:
     """End a run that nobody holds any more, or because the interpreter ends."""
-    if os.getpid() != owner:
+    if os.getpid() != launched.coordinator.owner:
         return
     lost = 0
     with contextlib.suppress(Exception):  # an end that was interrupted

@@ -145,7 +145,7 @@ def usage(pid: int) -> tuple[float, int]:
         process = psutil.Process(pid)
         times = process.cpu_times()
         return times.user + times.system, process.memory_info().rss
-    except psutil.Error:
+    except (psutil.Error, OSError):  # the latter without a descriptor to look with
         return 0.0, 0
 
 

@@ -178,17 +178,18 @@ class Source:
     def _offer(self, name: str, batch: _Batch) -> int:
         """Publish a batch to one stage; returns what is in.
 
-        What there is no room for is dropped, if the stage says so: else `_room` has seen to it.
+        What there is no room for is dropped, if the stage says so; else `_room` has seen to it.
         """
         edge, items, payload = self._edges[name], batch.items, batch.payload
         assert payload is not None
         got = 0 if batch.ahead else edge.producer.acquire(len(items), payload.size)
+        if not edge.drop_on_full:
+            got = len(items)
         if got:
             part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
             now = time.perf_counter_ns()
             edge.producer.publish(part, Tag(now, now, batch.number, got, 1))
             edge.adapt(part)
-        assert got == len(items) or edge.drop_on_full
         edge.producer.drop(len(items) - got)
         return got
 

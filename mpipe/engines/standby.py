@@ -98,9 +98,20 @@ class Child:
             self.process.kill()
             self.process.wait()
 
+    @property
+    def has_exited(self) -> bool:
+        """Whether it is no more."""
+        return self.process.poll() is not None
+
     def _wait_for_exit(self, seconds: float) -> None:
-        with contextlib.suppress(OSError), open(os.pidfd_open(self.process.pid), "rb", 0) as pidfd:
-            _wait(pidfd.fileno(), seconds)  # not if user code has reaped it
+        try:
+            with open(os.pidfd_open(self.process.pid), "rb", 0) as pidfd:
+                _wait(pidfd.fileno(), seconds)
+        except ProcessLookupError:  # user code has reaped it
+            return
+        except OSError:  # there is no descriptor to be had: look now and then
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(seconds)
 
     def end(self) -> None:
         """Kill and reap it; may be repeated."""

@@ -6,8 +6,8 @@ import os
 import signal
 
 _STATUS = (
-    *("Umask:", "Uid:", "Gid:", "Groups:", "Cap", "NoNewPrivs:", "Seccomp"),
-    *("Cpus_allowed:", "Mems_allowed:"),
+    *(b"Umask:", b"Uid:", b"Gid:", b"Groups:", b"Cap", b"NoNewPrivs:", b"Seccomp"),
+    *(b"Cpus_allowed:", b"Mems_allowed:"),
 )
 _FILES = "limits", "cgroup", "oom_score_adj"
 
@@ -19,7 +19,7 @@ def surroundings() -> object:
     """
     try:
         return _look()
-    except OSError:  # there is no telling
+    except (OSError, ValueError):  # there is no telling
         return object()
 
 
@@ -33,16 +33,18 @@ def _look() -> tuple[object, ...]:
         [(at.st_dev, at.st_ino) for at in map(os.stat, ("/", "/proc/self/cwd"))],
         [os.isatty(fd) for fd in (1, 2)],
         (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)),
+        os.sched_getparam(0).sched_priority,
         _ignored_signals(status),
     )
 
 
-def _read(path: str) -> str:
-    with open(path) as file:
+def _read(path: str) -> bytes:
+    """As bytes: a thread's name, for one, need not be text."""
+    with open(path, "rb") as file:
         return file.read()
 
 
-def _ignored_signals(status: list[str]) -> list[int]:
+def _ignored_signals(status: list[bytes]) -> list[int]:
     """Without those between 31 and SIGRTMIN, which are the C library's: it changes them itself."""
-    (mask,) = (int(line.split()[1], 16) for line in status if line.startswith("SigIgn:"))
+    (mask,) = (int(line.split()[1], 16) for line in status if line.startswith(b"SigIgn:"))
     return [number for number in sorted(signal.valid_signals()) if mask >> (number - 1) & 1]

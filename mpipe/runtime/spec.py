@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..plan import Plan
-from ..routes import Routes
+from ..routes import MAX_HOPS, Routes
 from ..transport.channel import ChannelFds
 from ..transport.gaps import GapPipe
 from ..transport.gate import GateFds
@@ -47,7 +47,7 @@ class RunSpec(NamedTuple):
 
     def gap_pipe(self, name: str) -> GapPipe:
         """The pipe for marks to `name`, who sees source order."""
-        return GapPipe(self.gaps[name], len(self.channels) + 1)
+        return GapPipe(self.gaps[name], min(len(self.channels) + 1, MAX_HOPS))
 
     def order_of(self, source: str, target: str) -> EdgeOrder | None:
         """How a connection keeps source order; None where nobody needs it."""

@@ -38,6 +38,8 @@ def socket_pair() -> tuple[socket.socket, socket.socket]:
     """Two ends of a private connection that keeps messages apart."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     one, other = (socket.socket(fileno=lift(end.detach())) for end in ends)
+    for end in (one, other):
+        end.setblocking(True)  # whatever socket.setdefaulttimeout() says
     return one, other
 
 

@@ -59,16 +59,18 @@ class GateFds(NamedTuple):
 
 def create_gate(seats: int) -> GateFds:
     """Make the gate of a closed breaker in its first generation."""
-    file = memory.create_file(_file_bytes(seats))
+    opened = [memory.create_file(_file_bytes(seats))]
     try:
         permits = create_pipe(PIPE_BUF)
+        opened += permits.all()
+        fds = GateFds(seats, opened[0], permits)
+        gate = SharedGate(fds)
+        gate.put_state(1, 0)
+        gate.close()
     except BaseException:
-        os.close(file)
+        for fd in opened:
+            os.close(fd)
         raise
-    fds = GateFds(seats, file, permits)
-    gate = SharedGate(fds)
-    gate.put_state(1, 0)
-    gate.close()
     return fds
 
 
