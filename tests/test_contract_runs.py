@@ -148,6 +148,7 @@ def test_push_after_the_end_is_refused(engine: str, end: Callable[[mpipe.Run], A
         with pytest.raises(mpipe.Closed) as caught:
             run.push(1)
         assert str(caught.value) == "this run takes no more items: it was closed or drained"
+        assert caught.value.items == (1,)
         assert run.drain(PATIENCE_S).stages["s"].received == 0
 
 

@@ -51,6 +51,8 @@ SELDOM = """
     runtime/backlog.py:Backlog.counted: return
     runtime/emitter.py:_no_batch: return range(0)
     runtime/gate.py:one_line: return f"WorkerDied: {error.args[0]}"
+    runtime/gate.py:one_line: except Exception:
+    runtime/gate.py:one_line: message = "its message cannot be had"
     runtime/gate.py:WorkerGate._ring: break
     transport/producer.py:Producer.acquire: self._empty_hand()
     transport/producer.py:Producer._wait_for_credits: time.sleep(ROOM_S)

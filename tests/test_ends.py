@@ -29,7 +29,7 @@ def unreadable_at_3(x: int) -> Any:
     return Unreadable("a", "b") if x == 3 else x
 
 
-UNREADABLE = r"results of stage 'a': could not unpickle .*source item 3.*Unreadable.*missing 1"
+UNREADABLE = r"results of stage 'a': could not unpickle .*source items? .*3.*Unreadable.*missing 1"
 
 
 def pipeline(fn: Callable[[Any], Any], **options: Any) -> mpipe.Pipeline:
@@ -70,13 +70,52 @@ def test_a_dead_letter_that_cannot_be_unpickled_fails_the_run() -> None:
         item["bad"] = Unreadable("a", "b")
         raise ValueError
 
+    before = os.listdir("/proc/self/fd")
     run, pids = started(pipeline(spoil, on_error="dead_letter"))
     run.push({})
     for _ in range(2):
         with pytest.raises(mpipe.MPipeError, match="dead letters of stage 'a': could not unpickle"):
             run.drain()
-    standby.end()
+        standby.end()
+        assert os.listdir("/proc/self/fd") == before
     assert_gone(pids)
+
+
+def test_what_a_signal_handler_raises_while_results_are_unpickled_is_not_their_fault() -> None:
+    class Alarm(Exception):
+        pass
+
+    def alarm(number: int, frame: object) -> None:
+        raise Alarm
+
+    run = pipeline(lambda x: Rings(x)).start(results=True)
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        run.push(1, 2)
+        run.close()
+        results, got = run.results(), 0
+        with pytest.raises(Alarm):
+            next(results)
+        got = len(list(run.results()))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert got == 2
+    assert run.drain().state == "drained"
+
+
+class Rings:
+    """Rings an alarm in the middle of being unpickled for the first time in a process."""
+
+    rung = False
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        self.x = state["x"]
+        if not Rings.rung:
+            Rings.rung = True
+            signal.raise_signal(signal.SIGALRM)
 
 
 # Who reads.
@@ -225,12 +264,13 @@ def started_with(options: dict[str, Any]) -> tuple[mpipe.Run, list[int]]:
     return run, [pid, run.stats().stages["a"].workers[0].pid]
 
 
-def test_a_cancel_event_that_fails_cancels_the_run_and_says_why() -> None:
+@pytest.mark.parametrize("engine", ["processes", "inline"])
+def test_a_cancel_event_that_fails_cancels_the_run_and_says_why(engine: str) -> None:
     class Gone:
         def is_set(self) -> bool:
             raise ConnectionError("the manager is gone")
 
-    run = pipeline(abs).start(cancel=Gone())
+    run = pipeline(abs).start(engine, cancel=Gone())
     wait_until(lambda: run.stats().state == "cancelled")
     with pytest.raises(mpipe.Cancelled, match="event failed: ConnectionError: the manager is gone"):
         run.drain()

@@ -31,25 +31,26 @@ def says_where(poison: Callable[[Any], None], trace: str) -> bool:
 
 
 def in_one_frame(
-    pipeline: mpipe.Pipeline, items: list[Any], **options: Any
+    pipeline: mpipe.Pipeline,
+    items: list[Any],
+    meanwhile: Callable[[mpipe.Run], None] | None = None,
+    **options: Any,
 ) -> tuple[list[Any], mpipe.Stats, list[mpipe.DeadLetter]]:
     """Run `items` through in one frame, after enough zeros for the frame sizes to grow."""
     with pipeline.start(results=True, **options) as run:
         source: Any = run._engine
         names = pipeline.graph.sources
-        zeros = 0
         while source._source.frame_items(names) < len(items):
             run.push(0)
-            zeros += 1
             time.sleep(0.001)
         run.push(*items)
+        if meanwhile is not None:
+            meanwhile(run)
         run.close()
         outputs = list(run.results())
         stats = run.drain()
         letters = list(run.dead_letters())
-    for _ in range(zeros):
-        outputs.remove(0)
-    return outputs, stats, letters
+    return [output for output in outputs if output != 0], stats, letters
 
 
 @pytest.mark.parametrize("on_error", ["skip", "dead_letter"])
@@ -356,3 +357,60 @@ def test_what_a_poison_item_had_given_is_told_from_what_comes_after_it_also_with
     outputs, stats, _ = in_one_frame(pipeline, list(range(1, 65)))
     assert Counter(outputs) == Counter({*range(1, 65)} - {3})
     assert stats.stages["work"].failed == 1
+
+
+def test_an_item_that_one_of_two_stages_has_got_past_is_not_failed_for_later_deaths_on_it(
+    tmp_path: Path,
+) -> None:
+    """One stage has all outputs of the frame when its worker dies waiting for room at the other."""
+    first = tmp_path / "first"
+
+    def work(x: int) -> int:
+        if x == 1 and not first.exists():
+            first.touch()
+        elif x == 3 and first.stat().st_size and len(os.listdir(tmp_path)) < 3:
+            (tmp_path / f"again {len(os.listdir(tmp_path))}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    def slow(x: int) -> int:
+        time.sleep(0.01)
+        return x
+
+    pipeline = mpipe.Pipeline().add_map("work", work, workers=1, on_error="skip", max_crashes=2)
+    pipeline.add_map("quick", lambda x: x, workers=1).connect("work", "quick")
+    pipeline.add_map("slow", slow, workers=1, buffer_size=2).connect("work", "slow")
+
+    def kill(run: mpipe.Run) -> None:
+        wait_until(first.exists)
+        wait_until(lambda: run.stats().edges[1].received > 64)
+        wait_until(lambda: run.stats().stages["work"].workers[0].state == "blocked")
+        first.write_text("killed")
+        os.kill(run.stats().stages["work"].workers[0].pid, signal.SIGKILL)
+
+    outputs, stats, _ = in_one_frame(pipeline, list(range(1, 65)), kill)
+    assert Counter(outputs) == Counter([*range(1, 65)] * 2)
+    assert [edge.dropped for edge in stats.edges] == [0, 0, 0]
+    assert (stats.stages["work"].failed, stats.stages["work"].restarts) == (0, 3)
+
+
+def test_a_poison_item_is_failed_alone_though_frames_before_it_are_not_counted_yet() -> None:
+    """Snapshots that take long are taken after several frames; what came of those is out."""
+
+    class Slow(Counting):
+        def snapshot(self) -> int:
+            time.sleep(0.02)
+            return super().snapshot()
+
+    def work(x: int) -> int:
+        time.sleep(0.007)
+        if x == 27:
+            os._exit(3)
+        return x
+
+    pipeline = mpipe.Pipeline()
+    pipeline.add_stage("work", Slow(work), workers=1, on_error="skip", max_crashes=2)
+    outputs = pipeline.run(range(40))
+    assert Counter(outputs) == Counter({*range(40)} - {27})
+    stage = outputs.stats().stages["work"]
+    assert (stage.failed, stage.restarts) == (1, 2)

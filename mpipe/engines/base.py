@@ -56,6 +56,10 @@ class Engine(Protocol):
         """Whether the run is this process's, not that of one that it was forked from."""
 
 
+NO_MORE = "this run takes no more items: it was closed or drained"
+"""What `Closed` says."""
+
+
 class Halt(BaseException):
     """Unwinds an inline run's kernels, out of reach of their handlers, with what ends the run."""
 
@@ -101,7 +105,7 @@ def watch(options: RunOptions, stop: Callable[[str], None]) -> Callable[[], None
             with suppress(Empty):
                 ended.get(timeout=deadline.remaining(slice_s))
                 return
-            reason = _is_set(cancel)
+            reason = why_cancelled(cancel)
             if not reason and deadline.passed:
                 reason = f"its deadline of {options.deadline:g} s passed"
             if reason and (stop := held()):
@@ -112,7 +116,7 @@ def watch(options: RunOptions, stop: Callable[[str], None]) -> Callable[[], None
     return partial(ended.put, None)
 
 
-def _is_set(cancel: Event | None) -> str:
+def why_cancelled(cancel: Event | None) -> str:
     """Why the run is to end for its cancel event; "" if it is not."""
     try:
         return "its cancel event was set" if cancel is not None and cancel.is_set() else ""

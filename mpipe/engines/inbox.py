@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from ..errors import MPipeError
+from ..runtime.gate import one_line
 from ..runtime.position import describe_frame
 from ..transport.channel import Channel, ChannelFds
 from ..transport.consumer import Consumer
 from ..transport.frame import Header
 from ..transport.token import END
+
+
+class Unreadable(MPipeError):
+    """A frame is corrupted, or cannot be unpickled."""
 
 
 class Frame(NamedTuple):
@@ -45,8 +51,7 @@ class Inbox:
     def load(self, more: bool = False) -> bool:
         """Read a frame unless there is one, or `more` are wanted; sets `ended` at the last.
 
-        Returns whether that has changed anything. Raises `MPipeError`, however often it is tried,
-        at a frame that is corrupted or cannot be unpickled.
+        Returns whether that has changed anything. Raises `Unreadable`, however often it is tried.
         """
         consumer, frames = self._consumer, self.frames
         self.was_full = self.was_full or self.full
@@ -56,8 +61,9 @@ class Inbox:
             while (more or not frames) and not self.ended and (consumer.token or consumer.take()):
                 if consumer.token == END:
                     self.ended = True
-                elif header := self._claim():
-                    frames.append(Frame(consumer.token, header, iter(self._items(header))))
+                elif read := self._read():
+                    header, items = read
+                    frames.append(Frame(consumer.token, header, iter(items)))
                     consumer.release()
                     return True
         except BaseException:
@@ -65,18 +71,33 @@ class Inbox:
             raise
         return False
 
-    def _claim(self) -> Header | None:
-        try:
-            return self._consumer.claim()
-        except MPipeError as error:
-            raise MPipeError(f"{self._what}: {error}") from error
+    def _read(self) -> tuple[Header, Sequence[Any]] | None:
+        """The frame in hand; None if its token was a double.
 
-    def _items(self, header: Header) -> Sequence[Any]:
+        It is tried twice, for what a signal handler raises in the middle of this is not its fault.
+        """
+        consumer = self._consumer
         try:
-            return self._consumer.load()
+            header = consumer.claim()
+            return (header, consumer.load()) if header else None
         except Exception as error:
-            what = f"{self._what}: could not unpickle {describe_frame(header.tag)}"
-            raise MPipeError(f"{what}: {type(error).__name__}: {error}") from error
+            clear_frames(error.__traceback__)  # which hold the payload's memory
+            consumer.recover()
+            self._check_readable()
+            raise
+
+    def _check_readable(self) -> None:
+        header, consumer = None, self._consumer
+        try:
+            header = consumer.claim()
+            if header is not None:
+                consumer.load()
+        except Exception as error:
+            clear_frames(error.__traceback__)
+            what = str(error)
+            if header is not None:
+                what = f"could not unpickle {describe_frame(header.tag)}: {one_line(error)}"
+            raise Unreadable(f"{self._what}: {what}") from error
 
     @property
     def full(self) -> bool:

@@ -28,7 +28,7 @@ from ..runtime.functions import pack_function
 from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
 from ..transport.frame import Unsendable, encode_all
-from .base import Batches, Deadline, Halt
+from .base import NO_MORE, Batches, Deadline, Halt, why_cancelled
 from .lane import Lane, Origin, Shared
 from .refusal import refuse
 from .report import build_stats
@@ -83,7 +83,7 @@ class InlineEngine:
 
     def push(self, items: Sequence[Any], targets: Sequence[str], timeout: float | None) -> None:
         """Run each item through the graph. Never raises `Full`; raises a failure it caused."""
-        self._work(lambda: self._push(items, [self._lanes[name] for name in targets]))
+        self._work(lambda: self._push(items, [self._lanes[name] for name in targets]), items)
 
     def stream(self, source: Iterable[Any], ordered: bool) -> Batches:
         """Push one item at a time and yield what came out of it: source order comes for free."""
@@ -145,15 +145,15 @@ class InlineEngine:
 
     # The run: started, stopped and counted.
 
-    def _work(self, action: Callable[[], None]) -> None:
+    def _work(self, action: Callable[[], None], items: Sequence[Any] = ()) -> None:
         """Do what runs kernels, in one thread at a time; end the run on a failure or a stop.
 
-        Raises the run's failure, or `Closed` after its end.
+        Raises the run's failure, or `Closed`, with the items, after its end.
         """
         with self._changed:
             self._raise_failure()
             if self._state != "running":
-                raise Closed("this run takes no more items: it was closed or drained")
+                raise Closed(NO_MORE, tuple(items))
             if self._active:
                 raise MPipeError(
                     "a stage's function cannot push into, or close, its own inline run"
@@ -187,9 +187,7 @@ class InlineEngine:
 
     def _check(self) -> None:
         """Raise `Halt` if the run is to stop."""
-        cancel = self._options.cancel
-        if not self._stop and cancel is not None and cancel.is_set():
-            self._stop = "its cancel event was set"
+        self._stop = self._stop or why_cancelled(self._options.cancel)
         if not self._stop and self._deadline.passed:
             self._stop = f"its deadline of {self._options.deadline:g} s passed"
         if self._stop:

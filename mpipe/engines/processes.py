@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from ..errors import Closed, Full, ItemError, MPipeError, Timeout
+from ..errors import Closed, Full, ItemError, Timeout
 from ..plan import Plan, RunOptions
 from ..routes import CALLER
 from ..runtime.spec import RunSpec
@@ -27,9 +27,9 @@ from ..transport.descriptors import require_spare
 from ..transport.frame import Unsendable
 from ..transport.gate import SharedGate
 from .arrange import Arrangement
-from .base import Batches, Deadline, watch
+from .base import NO_MORE, Batches, Deadline, watch
 from .feeder import Feeder
-from .inbox import Inbox
+from .inbox import Inbox, Unreadable
 from .launch import Launched, explained, launch
 from .link import Link, log
 from .reader import Patience, Reader
@@ -165,7 +165,7 @@ class ProcessesEngine:
         if self._closed:
             left = tuple(items[start:])
             which = f"; {len(left)} of {len(items)} items were not accepted" if start else ""
-            raise Closed(f"this run takes no more items: it was closed or drained{which}", left)
+            raise Closed(NO_MORE + which, left)
 
     def _refuse(self, item: Any, which: str, targets: Sequence[str], error: ItemError) -> None:
         indices = [self._plan.index[name] for name in targets]
@@ -221,15 +221,20 @@ class ProcessesEngine:
 
         def check_source() -> None:
             if feeder.error is not None:
+                self._link.raise_failure()
                 raise feeder.error
 
         def wait(inbox: Inbox) -> None:
             check_source()
             if feeder.resting and not inbox.was_full:  # nobody waits: read several frames at once
                 self._link.wait([], _NAP_S)
-            else:
+                return
+            try:
                 seconds = _PENDING_S if feeder.nudge() else _NOT_PENDING_S
                 self._link.wait([inbox.fd, *more_fds], seconds)
+            except (OSError, ValueError):  # the run was ended meanwhile, and closed what this needs
+                self._link.raise_failure()
+                raise
 
         try:
             for frame in self._reader.frames(wait):
@@ -288,7 +293,8 @@ class ProcessesEngine:
                 self._settle(deadline.remaining(_SLICE_S))
             else:
                 self._link.wait((), deadline.remaining(_SLICE_S))
-            self._reader.collect_letters()
+            with contextlib.suppress(Unreadable):  # which has failed the run
+                self._reader.collect_letters()
             patience.enforce()
             if deadline.passed and self._link.outcome is None:
                 raise Timeout(f"not drained after {timeout:g} s; the run goes on")
@@ -324,7 +330,7 @@ class ProcessesEngine:
             with self._reader.turns.lock:
                 if self._link.outcome == "drained":
                     self._reader.read_rest()
-        except MPipeError as error:
+        except Unreadable as error:
             self._link.fail(error)
 
     def _release(self) -> None:

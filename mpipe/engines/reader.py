@@ -15,7 +15,7 @@ from ..errors import MPipeError
 from ..runtime.spec import RunSpec
 from ..stats import DeadLetter
 from .base import Deadline
-from .inbox import Frame, Inbox
+from .inbox import Frame, Inbox, Unreadable
 from .link import Link
 from .turns import Turns, check_not_busy
 
@@ -113,7 +113,7 @@ class Reader:
         try:
             with self.turns.lock:
                 return not self._closed and inbox.load()
-        except MPipeError as error:
+        except Unreadable as error:
             self._link.fail(error)
             raise
 

@@ -47,10 +47,7 @@ class Autopsy:
 
     def _was_passed(self, seat: int, frame: int, item: int) -> bool:
         """Whether something is out that comes after the item."""
-        reached_in, reached = (
-            self._board.get(seat, word) for word in (counters.REACHED_IN, counters.REACHED)
-        )
-        return bool(reached_in) and (reached_in != frame or reached > item + 1)
+        return self._board.get(seat, counters.REACHED) > counters.reached(frame, item + 1)
 
     def _frame_in_hand(self, seat: int) -> int:
         """The frame the seat was handling, by its id, 0 if that is counted already."""

@@ -104,6 +104,7 @@ class Emitter:
         self._is_tracked = any(edge.order for edge in edges)
         self._source = Tag(0, 0, 0, 0, 0)
         self._work = self._first = self._upto = 0
+        self._is_replay = False
 
     def begin(self, source: Tag, work: int, first: int = 0) -> None:
         """The outputs to come derive from the frame `work`, tagged `source`.
@@ -123,11 +124,15 @@ class Emitter:
         if self._dead_letters is not None:
             letters = self._dead_letters.producer.published
             self._letters_to_skip = letters - row.dead_lettered
+        self._is_replay = True
 
     @property
-    def skips(self) -> bool:
+    def is_replay(self) -> bool:
         """Whether something is out already of what is yet to be handled."""
-        return self._letters_to_skip > 0 or any(edge.skip for edge in self._edges)
+        if self._is_replay:
+            letters = self._letters_to_skip > 0
+            self._is_replay = letters or any(edge.skip for edge in self._edges)
+        return self._is_replay
 
     def emit(self, outputs: list[Any], last: bool) -> None:
         if not (outputs or (last and self._is_tracked)):
@@ -169,7 +174,7 @@ class Emitter:
         start = min(edge.skip, len(items))
         edge.skip -= start
         if start < len(items):
-            self._seat.reach(self._work, self._upto)
+            self._seat.reach(self._work, self._upto, self.is_replay)
         producer, order, item_bytes = edge.producer, edge.order, payload.size / len(items)
         while start < len(items):
             want = len(items) - start
@@ -234,7 +239,7 @@ class Emitter:
         if self._letters_to_skip > 0:
             self._letters_to_skip -= 1
             return
-        self._seat.reach(self._work, self._first + index + 1)
+        self._seat.reach(self._work, self._first + index + 1, self.is_replay)
         payload = encode_letter(letter, self._max_item_bytes)
         if self._acquire(edge, 1, payload.size):
             edge.producer.publish(payload, self._source)

@@ -85,7 +85,6 @@ class Worker:
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
         self._wear = Wear(self._options)
-        self._skips = False
 
     def _open_gate(self, reporter: Reporter) -> WorkerGate | None:
         fds = self._spec.gates[self._spec.plan.index[self._options.name]]
@@ -109,8 +108,8 @@ class Worker:
             producer.recover()
         self._consumer.recover()
         self._emitter.resume()
-        self._skips = True
-        self._forget_reached()
+        if not self._emitter.is_replay:
+            self._counters.put(counters.REACHED, 0)
 
     def open(self) -> None:
         """Load the stage's function and set it up; raises `StageError`."""
@@ -277,15 +276,9 @@ class Worker:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
         self._intake.prepare(1 - self._counters.row_number)
         self._account.commit(work, settled)
-        if not settled:
-            self._forget_reached()
+        if not settled and (self._backlog is None or not self._emitter.is_replay):
+            self._counters.put(counters.REACHED, 0)  # all that is out is counted
         self._intake.counted(settled)
-
-    def _forget_reached(self) -> None:
-        """All that is out is counted, unless a dead worker had got further than this one has."""
-        self._skips = self._skips and self._emitter.skips
-        if not self._skips:
-            self._counters.put(counters.REACHED_IN, 0)
 
     def _load(self, work: Work) -> Sequence[Any]:
         try:

@@ -17,15 +17,15 @@ from typing import NamedTuple
 from ..policy import histogram
 from . import memory
 from .frame import Tag
-from .token import ATTEMPT_ONE, plain
+from .token import ATTEMPT_ONE, SERIAL_ONE, plain
 
 # Words of the worker.
 COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
 FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES, HANDLED, ENTERED = range(8, 16)
 # Words of the coordinator.
 PID, RESTARTS, RECYCLED, CPU_NS = range(16, 20)
-# More of the worker: what is not counted and has outputs out, the frame and items up to there.
-REACHED_IN, REACHED = range(20, 22)
+# One more of the worker, see `reached`.
+REACHED = 20
 _ROWS = 24
 
 STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING, PAUSED = range(7)
@@ -143,11 +143,13 @@ class SeatCounters:
         words[start + EXACT] = tag.exact
         words[start + FRAME] = frame
 
-    def reach(self, frame: int, items: int) -> None:
-        """Say that something is about to go out that derives from item number `items` - 1."""
-        words, start = self._words, self._start
-        words[start + REACHED] = items
-        words[start + REACHED_IN] = frame
+    def reach(self, frame: int, items: int, is_replay: bool) -> None:
+        """Say that something of the first `items` items of a frame is about to go out.
+
+        In a replay perhaps not the last of what is out.
+        """
+        word, at = self._start + REACHED, reached(frame, items)
+        self._words[word] = max(at, self._words[word]) if is_replay else at
 
     def enter(self, state: int) -> None:
         """Say what the worker does from now on."""
@@ -186,6 +188,14 @@ class SeatCounters:
         self._words[index : index + _ROW_WORDS] = memoryview(array("Q", row))
         self._words[self._start + COMMITTED] = token | number * ATTEMPT_ONE
         self.row = row
+
+
+def reached(frame: int, items: int) -> int:
+    """How far something is out that is not counted yet, in one word; grows from frame to frame.
+
+    At least where several frames may be uncounted; their ids grow (see `Backlog`).
+    """
+    return frame // SERIAL_ONE % (1 << 32) << 32 | items
 
 
 def _row_number(committed: int) -> int:
