@@ -7,12 +7,16 @@ import os
 import random
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import killing, wait_until
 
 import mpipe
+from mpipe.policy.batching import FRAME_BYTES
+from mpipe.transport.producer import Producer
 
 MIB = 1 << 20
 
@@ -174,3 +178,70 @@ def test_frames_of_items_of_very_different_sizes_lose_none_of_them_when_the_buff
     outputs = mpipe.Pipeline().add_map("length", slow_length).run(bytes(size) for size in sizes)
     assert Counter(outputs) == Counter(sizes)
     assert outputs.stats().edges[0].dropped == 0
+
+
+def test_frames_do_not_grow_heavy_when_small_items_are_followed_by_large_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are cut by the mean size of an item, which changes at once."""
+    sizes: list[tuple[int, int]] = []
+    publish = Producer.publish
+
+    def note(self: Producer, payload: Any, tag: Any) -> None:
+        sizes.append((payload.size, payload.items))
+        publish(self, payload, tag)
+
+    monkeypatch.setattr(Producer, "publish", note)
+
+    def source() -> Iterator[Any]:
+        yield from range(100_000)
+        yield from (bytes(150_000) for _ in range(300))
+
+    pipeline = mpipe.Pipeline().add_map("same", lambda x: x, workers=1)
+    pipeline.add_map("length", lambda x: x if isinstance(x, int) else len(x), workers=1)
+    outputs = Counter(pipeline.connect("same", "length").run(source()))
+    assert outputs == Counter([*range(100_000), *[150_000] * 300])
+    assert max(size for size, items in sizes if items > 1) < 2 * FRAME_BYTES + 10_000
+    assert max(items for _, items in sizes) > 1000
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_room_that_a_large_item_waited_for_in_vain_is_there_for_small_ones(
+    drops: bool, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    pipeline = mpipe.Pipeline().add_stage(
+        "wait",
+        lambda _: wait_for(go),
+        workers=1,
+        buffer_size=100,
+        buffer_bytes=4 * MIB,
+        drop_on_full=drops,
+    )
+    with pipeline.start() as run:
+        run.push(0)
+        wait_until(lambda: run.stats().stages["wait"].workers[0].state == "busy")
+        wait_until(lambda: run.stats().stages["wait"].queued == 0)
+        run.push(0)
+        with contextlib.suppress(mpipe.Full):
+            run.push(bytes(4 * MIB), timeout=0.1)
+        for x in range(5):
+            run.push(x, timeout=0)
+        assert run.stats().stages["wait"].queued == 6
+        go.touch()
+    assert run.stats().stages["wait"].dropped == drops
+
+
+def test_a_small_buffer_beside_a_large_one_leaves_the_large_one_its_room(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    pipeline = mpipe.Pipeline()
+    pipeline.add_stage("large", lambda x: x if x is None else wait_for(go), workers=1)
+    pipeline.add_stage("small", lambda x: None, workers=1, buffer_size=4)
+    pipeline.add_stage("end", lambda x: None).connect("large", "end").connect("small", "end")
+    with pipeline.start() as run:
+        run.push(*[None] * 5000)
+        run.push(0)
+        with pytest.raises(mpipe.Full) as full:
+            run.push(*range(3000), timeout=1.0)
+        assert 3000 - len(full.value.items) > 500
+        go.touch()

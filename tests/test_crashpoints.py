@@ -28,7 +28,7 @@ NOT_IN_WORKERS = r"""
     | create_gap_pipe | GapPipe\.has_room | GateFds\.all | create_gate
     | SharedGate\.(close|stats|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
     | create_file | unmap | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
-    | first_token | Store\.close | Producer\.holds_credits | _(reduce|make)_cached
+    | first_token | Store\.close | Producer\.holds_credits | Producer\.trim | _(reduce|make)_cached
     | heed | go_on | _go_on | _dropped | _repeat
 """
 """Functions that the caller or the coordinator runs; or a worker, but only with `max_memory`, where
@@ -54,6 +54,14 @@ SELDOM = """
     runtime/gate.py:one_line: except Exception:
     runtime/gate.py:one_line: message = "its message cannot be had"
     runtime/gate.py:WorkerGate._ring: break
+    runtime/kernel.py:Kernel._hand_on: except (Exception, SystemExit) as error:
+    runtime/kernel.py:Kernel._hand_on: self._broken = error
+    runtime/kernel.py:Kernel._retry: raise error
+    transport/frame.py:too_heavy: return max(1, payload.items * frame_bytes // payload.size)
+    transport/frame.py:encode_frames: for first in range(done, done + payload.items, most):
+    transport/frame.py:encode_frames: part = items[first : min(first + most, done + payload.items)]
+    transport/frame.py:encode_frames: at = start + first
+    transport/frame.py:encode_frames: payloads += encode_frames(part, max_bytes, frame_bytes, at)
     transport/producer.py:Producer.acquire: self._empty_hand()
     transport/producer.py:Producer._wait_for_credits: time.sleep(ROOM_S)
     transport/producer.py:Producer._choose_carrier: carrier += 1

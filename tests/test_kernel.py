@@ -573,3 +573,29 @@ def test_items_timed_together_come_out_like_those_timed_singly(
         seen.append((outlet.outputs, letters, kernel.tally))
     assert seen[0] == seen[1]
     assert seen[0][2].failed > 10
+
+
+def test_an_output_that_cannot_travel_fails_its_own_item_not_the_one_in_hand() -> None:
+    """It is found while a later item's outputs are handed on; that one is not tried again."""
+    tries: list[int] = []
+
+    def fn(item: int) -> Any:
+        tries.append(item)
+        return iter([item] if item else range(10, 14))
+
+    with pytest.raises(StageError) as caught:
+        run(fn, [5, 0], Recorder(2, unsendable=(5,)), retries=3)
+    assert caught.value.position == "item 0"
+    assert tries == [5, 0]
+
+
+def test_what_goes_wrong_while_outputs_are_sent_is_no_item_s_failure() -> None:
+    class Broken(Recorder):
+        def emit(self, outputs: list[Any], last: bool) -> None:
+            super().emit(outputs, last)
+            raise OSError("no memory to map")
+
+    outlet = Broken(2)
+    with pytest.raises(OSError, match="no memory to map"):
+        run(lambda item: iter(range(5)), [0], outlet, retries=3, on_error="skip")
+    assert len(outlet.batches) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import select
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -330,3 +331,32 @@ def test_large_results_that_wait_for_a_late_one_stop_the_source(tmp_path: Path) 
     assert sum(map(len, pipeline.run(source(), ordered=True))) == 400 << 19
     watching.join()
     assert 128 <= seen[0] <= 128 + 2 * 20 + 40  # held are 64 MiB; two buffers, frames in hand
+
+
+@pytest.mark.parametrize("when", ["counted", "_free_old_states"])
+def test_a_source_goes_on_after_a_worker_died_before_it_could_say_that_it_holds_no_more(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frame is counted; its replacement has nothing in hand, and nothing is on its way."""
+    monkeypatch.setattr("mpipe.engines.source.HELD_BYTES", 1 << 20)
+    died = tmp_path / "died"
+
+    def fn(item: tuple[int, bytes]) -> int:
+        if item[0] == 1 and not died.exists():
+            from mpipe.runtime.backlog import Backlog
+
+            def die(*_: Any) -> None:
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            setattr(Backlog, when, die)
+        return item[0]
+
+    def source() -> Iterator[tuple[int, bytes]]:
+        for number in range(4):
+            yield number, bytes(2 << 20)
+            time.sleep(0.3)
+
+    outputs = mpipe.Pipeline().add_map("a", fn, ordered=True).run(source(), deadline=20)
+    assert list(outputs) == [0, 1, 2, 3]
+    assert outputs.stats().stages["a"].restarts == 1

@@ -98,13 +98,9 @@ def launch(plan: Plan, options: RunOptions) -> Launched:
     return Launched(spec, coordinator)
 
 
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Raise `MPipeError` where the machine has not enough of something to start a run."""
-    try:
-        yield
-    except OSError as error:
-        raise MPipeError(f"the run could not be started: {explain(error)}") from error
+def not_started(error: OSError) -> MPipeError:
+    """What to raise where the machine has not enough of something to start a run."""
+    return MPipeError(f"the run could not be started: {explain(error)}")
 
 
 def _create(

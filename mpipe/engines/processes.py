@@ -30,7 +30,7 @@ from .arrange import Arrangement
 from .base import NO_MORE, Batches, Deadline, watch
 from .feeder import Feeder
 from .inbox import Inbox, Unreadable
-from .launch import Launched, explained, launch
+from .launch import Launched, launch, not_started
 from .link import Link, log
 from .reader import Patience, Reader
 from .refusal import refuse
@@ -59,7 +59,7 @@ class ProcessesEngine:
         self._max_item_bytes = options.max_item_bytes
         self._began = time.perf_counter()
         self._pushing, self._looking = Turns(), Turns()
-        with explained():
+        try:
             self._launched = launched = launch(plan, options)
             try:
                 self._link = Link(launched.coordinator)
@@ -67,6 +67,8 @@ class ProcessesEngine:
             except BaseException:
                 launched.release()
                 raise
+        except OSError as error:
+            raise not_started(error) from error
         lost = partial(_in_flight, self._link, plan, self._board, self._channels)
         self._finalizer = weakref.finalize(self, _abandon, launched, lost)
         self._closed = self._told_closed = self._warned = False

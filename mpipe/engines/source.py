@@ -19,7 +19,7 @@ from ..routes import CALLER
 from ..runtime.emitter import Edge
 from ..runtime.spec import RunSpec
 from ..transport.channel import Channel
-from ..transport.frame import Payload, Tag, Unsendable, encode, encode_all
+from ..transport.frame import Payload, Tag, Unsendable, encode, encode_all, too_heavy
 from ..transport.producer import ROOM_S, Producer
 
 _UNKNOWN_S = 0.002
@@ -96,7 +96,9 @@ class Source:
             return 1
         if len(targets) == 1:
             return self._edges[targets[0]].frame_items
-        most = max(self._edges[name].frame_items for name in targets)
+        edges = [self._edges[name] for name in targets]
+        waited_for = [edge.frame_items for edge in edges if not edge.drop_on_full]
+        most = min(waited_for) if waited_for else max(edge.frame_items for edge in edges)
         return min([most, *(self._caps[name] for name in targets if name in self._caps)])
 
     def is_idle(self, targets: Sequence[str]) -> bool:
@@ -130,7 +132,7 @@ class Source:
         ahead = self.is_ahead
         if not self.can_mark or (edges and ahead):
             return Wait([], BEHIND_S)
-        payload = self._encode(items, max_item_bytes)
+        payload = self._encode(items, targets, max_item_bytes)
         while (room := _room(edges, payload.items, payload.size, patient)) != payload.items:
             if isinstance(room, Wait):
                 return room
@@ -144,11 +146,14 @@ class Source:
         self._carry_out(self._under_way, self._offer)
         return payload.items
 
-    def _encode(self, items: Sequence[Any], max_item_bytes: int) -> Payload:
+    def _encode(self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int) -> Payload:
         """As many of the first items as one frame may hold; pickled once for all looks for room."""
         if self._encoded is not None and self._encoded[0] is items:
             return self._encoded[1]
         payload = encode_all(items, max_item_bytes)[0]
+        frame_bytes = min(self._edges[name].frame_bytes for name in targets)
+        while too_heavy(payload, frame_bytes):
+            payload = encode(items[: payload.items // 2], max_item_bytes)
         self._encoded = items, payload
         return payload
 
@@ -187,6 +192,7 @@ class Source:
             got = len(items)
         if got:
             part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
+            edge.producer.trim(got, part.size)  # what a larger frame was waiting with
             now = time.perf_counter_ns()
             edge.producer.publish(part, Tag(now, now, batch.number, got, 1))
             edge.adapt(part)

@@ -111,6 +111,7 @@ class Backlog:
                     self.ended = True
                     return None
                 if not self._admit():
+                    self._tell()  # a dead worker may not have come to that
                     return None
             elif kept.record.kind == _GAP:
                 self._uncounted.append(kept)

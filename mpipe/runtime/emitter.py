@@ -16,7 +16,7 @@ from ..policy.batching import FRAME_BYTES, FRAME_NS, fair_share, frame_items
 from ..stats import DeadLetter
 from ..transport import counters
 from ..transport.counters import SeatCounters
-from ..transport.frame import Payload, Tag, encode, encode_all
+from ..transport.frame import Payload, Tag, encode, encode_frames
 from ..transport.producer import Producer
 from .ordering import EdgeOrder
 
@@ -51,7 +51,7 @@ class Edge:
         most = min(layout.hand_words * layout.unit, most_items or layout.buffer_items)
         self._share = min(most, fair_share(layout.buffer_items, layout.consumers))
         self._half = min(most, fair_share(layout.buffer_items, 1))
-        self._frame_bytes = min(FRAME_BYTES, fair_share(layout.buffer_bytes, layout.consumers))
+        self.frame_bytes = min(FRAME_BYTES, fair_share(layout.buffer_bytes, layout.consumers))
         self.frame_items = 1
         self.nap_s = _NAP_S
         self.skip = 0
@@ -63,12 +63,13 @@ class Edge:
 
         Returns whether it has looked.
         """
-        look = self._sent % _REFRESH_FRAMES == 0 or self.frame_items == 1
+        heavy = payload.size > 2 * payload.items * self._item_bytes
+        look = self._sent % _REFRESH_FRAMES == 0 or self.frame_items == 1 or heavy
         if look:
             self._item_bytes = payload.size / max(1, payload.items)
             service = self.producer.consumer_service_ns()
             self.frame_items = frame_items(
-                service, self._share, self._half, self._item_bytes, self._frame_bytes
+                service, self._share, self._half, self._item_bytes, self.frame_bytes
             )
             if service:
                 self.nap_s = min(FRAME_NS, self.frame_items * service) * 0.5e-9
@@ -101,6 +102,7 @@ class Emitter:
         self._letters_to_skip = 0
         self._max_item_bytes = max_item_bytes
         self._is_map = is_map
+        self._frame_bytes = min([FRAME_BYTES, *(edge.frame_bytes for edge in edges)])
         self._is_tracked = any(edge.order for edge in edges)
         self._source = Tag(0, 0, 0, 0, 0)
         self._work = self._first = self._upto = 0
@@ -166,7 +168,7 @@ class Emitter:
         payloads: list[Payload] = []
         for start in range(0, len(outputs), size):
             part = _part(outputs, start, size)
-            payloads += encode_all(part, self._max_item_bytes, start)
+            payloads += encode_frames(part, self._max_item_bytes, self._frame_bytes, start)
         return payloads
 
     def _send(self, edge: Edge, items: list[Any], payload: Payload, tag: Tag, last: bool) -> None:

@@ -21,6 +21,7 @@ from operator import length_hint
 from typing import Any, Protocol
 
 from ..errors import ItemError, StageError, WorkerDied
+from ..policy.batching import FRAME_NS
 from ..policy.retry import delay_before
 from ..policy.sampling import run_items
 from ..stage import Stage, StageSpec, has_snapshot, needs_memory
@@ -120,6 +121,7 @@ class Kernel:
         self._done = 0  # items completed before the last flush
         self._failed: set[int] = set()
         self._given = 0  # outputs of an iterator that failed midway, until the item is settled
+        self._broken: BaseException | None = None  # what ends the run: not the item in hand
         self._last_flush = time.perf_counter_ns()
 
     def open(self) -> None:
@@ -212,7 +214,8 @@ class Kernel:
             end(len(outputs))
             now = clock()
             collect(now - last - (outlet.waited_ns - waited))
-            if len(outputs) >= outlet.flush_items and index + 1 < len(items):
+            enough = len(outputs) >= outlet.flush_items or now - self._last_flush > FRAME_NS
+            if enough and index + 1 < len(items):
                 self._flush()
                 now = clock()
             last, waited = now, outlet.waited_ns
@@ -228,9 +231,11 @@ class Kernel:
             except (Exception, SystemExit) as error:
                 self._retry(start + len(items) - length_hint(rest) - 1, error)
                 self._ends.append(len(self._outputs))
-        spent = clock() - began - (outlet.waited_ns - waited)
+        now = clock()
+        spent = now - began - (outlet.waited_ns - waited)
         self.runs.append((spent // len(items), len(items)))
-        if len(self._outputs) >= outlet.flush_items and start + len(items) < len(self._items):
+        enough = len(self._outputs) >= outlet.flush_items or now - self._last_flush > FRAME_NS
+        if enough and start + len(items) < len(self._items):
             self._flush()
 
     def _learn(self, items: int) -> None:
@@ -303,6 +308,8 @@ class Kernel:
         attempt, retries, forgiven = 1, 0, 0
         watch, gate = self._watch, self._gate
         while True:
+            if error is self._broken:
+                raise error
             if watch is not None:
                 watch.pause()
             if isinstance(error, ItemError):
@@ -346,6 +353,7 @@ class Kernel:
             where += f" after {attempts} attempts"
         failure = self._error(where, error, self.position(index), attempts)
         if self.spec.on_error == "raise":
+            self._broken = failure
             raise failure from error
         self.tally.failed += 1
         if self.spec.on_error == "dead_letter":
@@ -377,20 +385,26 @@ class Kernel:
 
     def _flush(self, last: bool = False) -> None:
         """Hand the collected outputs on; an item with an output that cannot travel fails."""
-        outputs, aborted = self._outputs, None
+        aborted = None
         if self._watch is not None:
             self._watch.pause()
         while True:
             try:
-                self.outlet.emit(outputs, last)
+                self._hand_on(last)
                 break
             except Unsendable as bad:
                 aborted = self._withdraw(bad) or aborted
-        self._handed_on()
         if aborted is not None:
             raise aborted
 
-    def _handed_on(self) -> None:
+    def _hand_on(self, last: bool) -> None:
+        try:
+            self.outlet.emit(self._outputs, last)
+        except Unsendable:
+            raise
+        except (Exception, SystemExit) as error:
+            self._broken = error
+            raise
         self.tally.emitted += len(self._outputs)
         self._done += len(self._ends)
         self._outputs.clear()
@@ -402,8 +416,7 @@ class Kernel:
         if self._watch is not None:
             self._watch.pause()
         with suppress(Unsendable):  # the next flush sees to that
-            self.outlet.emit(self._outputs, False)
-            self._handed_on()
+            self._hand_on(False)
 
     def _go_on(self) -> None:
         if self._watch is not None:

@@ -157,6 +157,34 @@ def encode_all(items: Sequence[Any], max_bytes: int, start: int = 0) -> list[Pay
     return left + encode_all(items[half:], max_bytes, start + half)
 
 
+def too_heavy(payload: Payload, frame_bytes: int) -> int:
+    """Of how many items a frame of some `frame_bytes` would be, if this one is twice that; else 0.
+
+    Frames are cut by the mean size of an item, and later ones may be much larger.
+    """
+    if payload.items == 1 or payload.size <= 2 * frame_bytes:
+        return 0
+    return max(1, payload.items * frame_bytes // payload.size)
+
+
+def encode_frames(
+    items: Sequence[Any], max_bytes: int, frame_bytes: int, start: int = 0
+) -> list[Payload]:
+    """As `encode_all`, but cut those that are too heavy."""
+    payloads: list[Payload] = []
+    done = 0
+    for payload in encode_all(items, max_bytes, start):
+        if most := too_heavy(payload, frame_bytes):
+            for first in range(done, done + payload.items, most):
+                part = items[first : min(first + most, done + payload.items)]
+                at = start + first
+                payloads += encode_frames(part, max_bytes, frame_bytes, at)
+        else:
+            payloads.append(payload)
+        done += payload.items
+    return payloads
+
+
 def _full_name(kind: type) -> str:
     builtin = kind.__module__ == "builtins"
     return kind.__qualname__ if builtin else f"{kind.__module__}.{kind.__qualname__}"

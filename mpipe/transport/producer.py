@@ -169,6 +169,15 @@ class Producer:
             self._give_back(full)
         self._empty_hand()
 
+    def trim(self, items: int, size: int) -> None:
+        """Return those that `items` items, `size` bytes in all, do not cost."""
+        price = min(credits_for(items, size, self._unit, self._credit_bytes), self._most)
+        if self._end - self._hand - self._doubles > price:
+            full = self._full()
+            self._give_back(full[price:])
+            self._end = full[price - 1] + 1
+            self._doubles = self._end - self._hand - price
+
     def _full(self) -> list[int]:
         """Indices of the words of the hand that hold a credit."""
         words = self._words
