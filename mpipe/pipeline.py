@@ -43,8 +43,9 @@ class Pipeline:
         Options (checked here; an unknown or bad one raises `OptionError`):
 
         - `workers` (None): exactly so many processes, up to 1,024; None leaves it to mpipe.
-        - `buffer_size` (32768): most items that wait in front of the stage; at most 1,024 of
-          those that travel one by one, as they do when they are pushed so or take long.
+        - `buffer_size` (32768): most items that wait in front of the stage; at most 1,024 (where
+          it is larger than that, 512 to 1,024) of those that travel one by one, as they do when
+          they are pushed so or take long.
         - `buffer_bytes` (2**23): most bytes of them, pickled; but one frame may always wait.
         - `drop_on_full` (False): items that find the buffer full are dropped and counted.
         - `ordered` (False): the stage's one worker sees the items in source order; of one source
