@@ -40,6 +40,8 @@ _READY_S, _STARTED_S = 1.0, 10.0
 
 _STANDARD_OUTPUTS = 1, 2
 
+_LOOK = os.WEXITED | os.WNOHANG | os.WNOWAIT
+
 
 class Child:
     """A coordinator, as its caller sees it: a process, the line to it, and the run it serves.
@@ -100,8 +102,14 @@ class Child:
 
     @property
     def has_exited(self) -> bool:
-        """Whether it is no more."""
-        return self.process.poll() is not None
+        """Whether it is no more; does not reap it.
+
+        `Popen.poll` would hold a lock for ever if an exception from a signal came amid of it.
+        """
+        try:
+            return os.waitid(os.P_PID, self.process.pid, _LOOK) is not None
+        except ChildProcessError:  # user code has reaped it
+            return True
 
     def _wait_for_exit(self, seconds: float) -> None:
         try:
