@@ -54,7 +54,8 @@ class Pipeline:
           hand the item to `run.dead_letters()`. What an iterator gave before it failed is kept.
         - `retries` (0): further attempts for an item that raised; the function gets the same
           object again, as it left it. Items behind it wait.
-        - `retry_delay` (0.0): seconds before the first retry; doubles with each further one.
+        - `retry_delay` (0.0): seconds before the first retry; doubles with each further one, up to
+          a day.
         - `max_crashes` (3): an item that kills so many workers counts as failed.
         - `breaker` (None): an `mpipe.CircuitBreaker`, which pauses the stage while too many calls
           of its function fail. Meanwhile its buffer fills up and holds the source back.

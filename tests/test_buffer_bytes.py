@@ -162,9 +162,10 @@ def test_of_a_frame_with_a_large_item_first_nothing_is_dropped_when_only_the_res
     run = mpipe.Pipeline().add_map("length", length, workers=1).start(results=True)
     run.push(b"", *[bytes(MIB)] * 6)
     wait_until(lambda: run.stats().stages["length"].queued == 6)
-    source, sizes = run._engine._source, [3 * MIB, *[1000] * 15]  # type: ignore[attr-defined]
+    engine: Any = run._engine
+    sizes = [3 * MIB, *[1000] * 15]
     frame = [bytes(size) for size in sizes]
-    assert not isinstance(source.send(frame, ("length",), 1 << 30, False), int)
+    assert not isinstance(engine._source.send(frame, ("length",), 1 << 30, False), int)
     assert run.stats().edges[0].emitted == 7
     go.touch()
     run.push(*frame)

@@ -251,7 +251,7 @@ def test_a_run_with_a_deadline_or_a_cancel_event_ends_when_nobody_holds_it(
         del run
     else:
         outputs = mpipe.imap(abs, range(3), workers=1, **options)
-        pids = [outputs._engine._link.coordinator_pid]  # type: ignore[attr-defined]
+        pids = [coordinator_of(outputs)]
         del outputs
     assert_gone(pids)
     wait_until(lambda: "mpipe-watch" not in [thread.name for thread in threading.enumerate()])
@@ -260,8 +260,13 @@ def test_a_run_with_a_deadline_or_a_cancel_event_ends_when_nobody_holds_it(
 def started_with(options: dict[str, Any]) -> tuple[mpipe.Run, list[int]]:
     run = pipeline(abs).start(**options)
     wait_until(lambda: run.stats().stages["a"].workers[0].pid)
-    pid = run._engine._link.coordinator_pid  # type: ignore[attr-defined]
-    return run, [pid, run.stats().stages["a"].workers[0].pid]
+    return run, [coordinator_of(run), run.stats().stages["a"].workers[0].pid]
+
+
+def coordinator_of(run: mpipe.Run | mpipe.Outputs) -> int:
+    engine: Any = run._engine
+    pid: int = engine._link.coordinator_pid
+    return pid
 
 
 @pytest.mark.parametrize("engine", ["processes", "inline"])
@@ -328,8 +333,8 @@ def test_items_that_a_full_stage_refuses_are_back_before_others_are_sent() -> No
         """The feeder's lock; looks at what is pending whenever it is let go at last."""
 
         def __init__(self) -> None:
-            self.lock = threading.RLock()
-            self._is_owned = self.lock._is_owned  # type: ignore[attr-defined]
+            self.lock: Any = threading.RLock()
+            self._is_owned = self.lock._is_owned
 
         def acquire(self, blocking: bool = True) -> bool:
             return self.lock.acquire(blocking)

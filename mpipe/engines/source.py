@@ -151,9 +151,10 @@ class Source:
         if self._encoded is not None and self._encoded[0] is items:
             return self._encoded[1]
         payload = encode_all(items, max_item_bytes)[0]
-        frame_bytes = min(self._edges[name].frame_bytes for name in targets)
-        while too_heavy(payload, frame_bytes):
-            payload = encode(items[: payload.items // 2], max_item_bytes)
+        if payload.items > 1:
+            frame_bytes = min(self._edges[name].frame_bytes for name in targets)
+            while too_heavy(payload, frame_bytes):
+                payload = encode(items[: payload.items // 2], max_item_bytes)
         self._encoded = items, payload
         return payload
 

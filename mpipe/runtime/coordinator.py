@@ -44,8 +44,12 @@ _SCARCITY_S = 10.0
 """How long to try to start a worker while the machine has no room for it, in seconds."""
 
 _RETRY_S = 0.1
+
 _MOST_S = 3600.0
+"""Longest single wait, in seconds; the system's own limit is under a month."""
+
 _SIGNAL_S = 0.25
+"""How often workers are told to end, in seconds."""
 
 
 class Seat:
@@ -157,7 +161,7 @@ class Coordinator:
             self._breakers.wait_s(),
             self._leftovers.wait_s(),
         )
-        return min(_MOST_S if wait is None else wait for wait in (*waits, _MOST_S))
+        return min(wait for wait in (*waits, _MOST_S) if wait is not None)
 
     def _next_restart(self) -> float | None:
         """Seconds until then, None if no worker is to be restarted."""
