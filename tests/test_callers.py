@@ -1,17 +1,13 @@
-"""Callers that fork, that have threads, and that run in odd surroundings."""
+"""Callers that fork, and that have threads."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 import textwrap
 import threading
 import time
-import zipapp
 from collections import Counter
-from pathlib import Path
 
 import psutil
 import pytest
@@ -255,68 +251,3 @@ def test_runs_may_be_used_from_coroutines_and_threads_that_are_not_the_main_one(
         return await asyncio.gather(*(asyncio.to_thread(squares) for _ in range(3)))
 
     assert asyncio.run(several()) == [squares()] * 3
-
-
-# Odd surroundings.
-
-SQUARES = "print(*mpipe.imap(lambda x: x * x, range(3), workers=1))"
-
-
-@pytest.mark.parametrize("flag", ["-OO", "-I", "-Xdev", "-bb"])
-def test_interpreter_flags_reach_the_workers(flag: str) -> None:
-    program = """
-        import mpipe, sys
-        print(*mpipe.imap(lambda _: str(sys.flags), range(1), workers=1), sys.flags, sep="\\n")
-        print(*mpipe.Pipeline().add_map("a", lambda _: str(sys.flags), workers=1)
-            .run([1], start_method="spawn"))
-    """
-    inner, caller, spawned = run_program(program, flag).splitlines()
-    assert inner == caller == spawned
-
-
-def test_an_empty_environment_will_do() -> None:
-    source = str(Path(mpipe.__file__).parent.parent)
-    site = [path for path in sys.path if path.endswith("site-packages")]
-    paths = f"import sys; sys.path[:0] = {[source, *site]}; import mpipe; "
-    assert run_program(paths + SQUARES, env={}) == "0 1 4\n"
-
-
-def test_module_paths_may_be_odd_and_the_directory_may_change(tmp_path: Path) -> None:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "mpipe").symlink_to(Path(mpipe.__file__).parent)
-    (tmp_path / "more").mkdir()
-    (tmp_path / "more" / "mine.py").write_text("def cube(x):\n    return x**3\n")
-    site = [path for path in sys.path if path.endswith("site-packages")]
-    program = f"""
-        import os, pathlib, sys
-        sys.path[:0] = ["modules", pathlib.Path("."), b"bytes", None, 3, "more"]
-        sys.path += {site}
-        import mpipe, mine
-        os.chdir("/")
-        print(mpipe.__file__, *mpipe.imap(mine.cube, range(3), workers=1))
-    """
-    printed = run_program(program, "-S", cwd=tmp_path)
-    assert printed == f"{tmp_path}/modules/mpipe/__init__.py 0 1 8\n"
-
-
-def test_it_runs_from_a_zip_archive(tmp_path: Path) -> None:
-    package = tmp_path / "source" / "mpipe"
-    for path in Path(mpipe.__file__).parent.rglob("*.py"):
-        target = package / path.relative_to(Path(mpipe.__file__).parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    main = f"import os\nimport mpipe\nos.chdir('/')\n{SQUARES}\nprint(mpipe.__file__)\n"
-    (tmp_path / "source" / "__main__.py").write_text(main)
-    zipapp.create_archive(tmp_path / "source", tmp_path / "app.pyz")
-    process = subprocess.run(
-        [sys.executable, "app.pyz"], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
-    assert process.stdout.splitlines()[0] == "0 1 4", process.stderr
-    assert "app.pyz" in process.stdout
-
-
-def test_all_workers_of_a_run_hash_alike() -> None:
-    """A worker's replacement must iterate over sets of strings in the same order."""
-    pipeline = mpipe.Pipeline().add_map("hash", lambda _: hash("a string"), workers=3)
-    for start_method in ("fork", "spawn"):
-        assert len(set(pipeline.run(range(300), start_method=start_method))) == 1
