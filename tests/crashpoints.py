@@ -41,8 +41,9 @@ from mpipe.transport import consumer, memory
 
 FILES = (
     *("runtime/account.py", "runtime/apply.py", "runtime/backlog.py", "runtime/emitter.py"),
-    *("runtime/gate.py", "runtime/intake.py", "runtime/kernel.py", "runtime/noting.py"),
-    *("runtime/ordering.py", "runtime/position.py", "runtime/wear.py", "runtime/worker.py"),
+    *("runtime/gate.py", "runtime/host.py", "runtime/intake.py", "runtime/kernel.py"),
+    *("runtime/noting.py", "runtime/ordering.py", "runtime/outbox.py", "runtime/wear.py"),
+    *("runtime/wording.py", "runtime/worker.py"),
     *("transport/byvalue.py", "transport/channel.py", "transport/consumer.py"),
     *("transport/counters.py", "transport/frame.py", "transport/gaps.py", "transport/gate.py"),
     *("transport/memory.py", "transport/pipe.py", "transport/producer.py", "transport/store.py"),

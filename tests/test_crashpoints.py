@@ -38,8 +38,8 @@ ABSTRACT = r"(Gate|Intake|Outlet|Watch)\.\w+"
 """What protocol classes declare."""
 
 FAILS_THE_RUN = r"""
-    check_result | _pack_cause | Worker\._load | Worker\.error | _stop | run_worker
-    | describe_frame | Kernel\.(open|close|snapshot|restore|finish|_give_up) | Worker\.open
+    check_result | _pack_cause | Worker\._load | _stop | run_worker | describe_frame
+    | Host\.(open|close|snapshot|restore) | Kernel\.(finish|_give_up) | Worker\.open
     | Wear\.(check|add) | encode | encode\.in_band | read_header | _map | Area\._map_whole
     | Area\.discard | Area\.part
 """
@@ -50,13 +50,13 @@ SELDOM = """
     runtime/apply.py:_map.many: raise StopIteration
     runtime/backlog.py:Backlog.counted: return
     runtime/emitter.py:_no_batch: return range(0)
-    runtime/gate.py:one_line: return f"WorkerDied: {error.args[0]}"
-    runtime/gate.py:one_line: except Exception:
-    runtime/gate.py:one_line: message = "its message cannot be had"
     runtime/gate.py:WorkerGate._ring: break
     runtime/kernel.py:Kernel._hand_on: except (Exception, SystemExit) as error:
     runtime/kernel.py:Kernel._hand_on: self._broken = error
     runtime/kernel.py:Kernel._retry: raise error
+    runtime/wording.py:one_line: return f"WorkerDied: {error.args[0]}"
+    runtime/wording.py:one_line: except Exception:
+    runtime/wording.py:one_line: message = "its message cannot be had"
     transport/frame.py:too_heavy: return max(1, payload.items * frame_bytes // payload.size)
     transport/frame.py:encode_frames: for first in range(done, done + payload.items, most):
     transport/frame.py:encode_frames: part = items[first : min(first + most, done + payload.items)]

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_breaker import trips_at
-from test_kernel import Recorder
+from test_kernel import Recorder, kernel_of
 
 from mpipe import CircuitBreaker
 from mpipe.engines.gate import InlineGate
@@ -410,8 +410,7 @@ class Noting:
 def run(
     fn: Any, items: list[Any], gate: Noting, outlet: Recorder | None = None, **options: Any
 ) -> Kernel:
-    kernel = Kernel(make_spec("s", fn, "flat", options), 0, outlet or Recorder(), gate)
-    kernel.open()
+    kernel = kernel_of(fn, outlet or Recorder(), gate=gate, **options)
     kernel.run(items)
     return kernel
 
@@ -472,7 +471,5 @@ def test_before_a_wait_what_is_done_is_handed_on_unless_it_cannot_travel() -> No
 
 def test_a_wait_does_not_use_up_the_time_that_an_item_has() -> None:
     gate = Noting(is_closed=False)
-    kernel = Kernel(make_spec("s", abs, "map", {}), 0, Recorder(), gate)
-    kernel.open()
-    kernel.run([1], gate)
+    kernel_of(abs, Recorder(), "map", gate).run([1], gate)
     assert gate.notes[:5] == ["enter", "pause", "wait", "resume", "NoneType"]

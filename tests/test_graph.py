@@ -15,7 +15,7 @@ import pytest
 import mpipe
 from mpipe import options
 from mpipe.plan import make_plan
-from mpipe.runtime.kernel import check_result
+from mpipe.runtime.apply import check_result
 from mpipe.stage import ON_ERROR, OPTIONS, StageSpec, make_spec
 
 

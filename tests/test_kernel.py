@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from mpipe import DeadLetter, ItemError, Stage, StageError
+from mpipe.runtime.gate import Gate
+from mpipe.runtime.host import Host
 from mpipe.runtime.kernel import Kernel
 from mpipe.stage import make_spec
 from mpipe.transport.frame import Unsendable
@@ -47,12 +49,19 @@ class Recorder:
         self.messages.append(message)
 
 
+def kernel_of(
+    fn: Any, outlet: Recorder, kind: Any = "flat", gate: Gate | None = None, **options: Any
+) -> Kernel:
+    host = Host(make_spec("s", fn, kind, options), 0)
+    host.open(fn)
+    return Kernel(host, outlet, gate)
+
+
 def run(
     fn: Any, items: list[Any], outlet: Recorder | None = None, kind: Any = "flat", **options: Any
 ) -> tuple[Kernel, Recorder]:
     outlet = outlet or Recorder()
-    kernel = Kernel(make_spec("s", fn, kind, options), 0, outlet)
-    kernel.open()
+    kernel = kernel_of(fn, outlet, kind, **options)
     kernel.run(items)
     return kernel, outlet
 
@@ -386,79 +395,28 @@ def test_waiting_for_room_is_not_service_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 class Greeter(Stage):
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def setup(self) -> None:
-        self.calls.append("setup")
-
     def process(self, item: int) -> list[str]:
-        self.calls.append(f"process {item}")
         return [f"hello {item}"]
 
-    def finish(self) -> list[str]:
-        self.calls.append("finish")
+    def finish(self) -> Any:
         return ["bye"]
 
-    def teardown(self) -> None:
-        self.calls.append("teardown")
 
-
-def test_a_stage_lives_from_setup_to_teardown_and_may_emit_at_its_end() -> None:
-    stage = Greeter()
-    kernel, outlet = run(stage, [1, 2])
-    assert kernel.stateful
+def test_a_stage_may_emit_at_its_end() -> None:
+    kernel, outlet = run(Greeter(), [1, 2])
     kernel.finish()
-    kernel.close()
-    kernel.close()
-    assert stage.calls == ["setup", "process 1", "process 2", "finish", "teardown"]
     assert outlet.outputs == ["hello 1", "hello 2", "bye"]
 
 
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        ("setup", "stage 's' (worker 0) could not be set up: OSError: no"),
-        ("finish", "stage 's' (worker 0) failed in finish(): OSError: no"),
-        ("teardown", "stage 's' (worker 0) could not be torn down: OSError: no"),
-    ],
-)
-def test_a_failure_outside_of_items_says_where(broken: str, message: str) -> None:
+def test_a_finish_that_fails_says_so() -> None:
     def fail(self: Stage) -> None:
         raise OSError("no")
 
-    stage = type("Broken", (Greeter,), {broken: fail})()
-    kernel = Kernel(make_spec("s", stage, "flat", {}), 0, Recorder())
-
-    def live() -> None:
-        kernel.open()
+    kernel, _ = run(type("Broken", (Greeter,), {"finish": fail})(), [])
+    with pytest.raises(StageError) as caught:
         kernel.finish()
-        kernel.close()
-
-    with pytest.raises(StageError) as caught:
-        live()
-    assert caught.value.args[0] == message
+    assert caught.value.args[0] == "stage 's' (worker 0) failed in finish(): OSError: no"
     assert isinstance(caught.value.__cause__, OSError)
-
-
-def test_a_factory_makes_the_stage_when_opened() -> None:
-    made: list[Greeter] = []
-
-    def factory() -> Greeter:
-        made.append(Greeter())
-        return made[-1]
-
-    kernel, outlet = run(factory, [1])
-    assert (len(made), outlet.outputs, kernel.stage) == (1, ["hello 1"], made[0])
-
-
-def test_a_factory_that_makes_something_else_says_what_is_missing() -> None:
-    with pytest.raises(StageError) as caught:
-        run(lambda: 5, [1])
-    assert caught.value.args[0] == (
-        "stage 's' (worker 0) could not be set up: TypeError: the factory returned a int, not an "
-        "mpipe.Stage; a function that handles items must take one argument"
-    )
 
 
 def test_a_stage_without_process_says_so() -> None:
@@ -477,7 +435,7 @@ def test_a_refused_item_is_given_up_without_being_tried_and_keeps_what_is_out() 
     tried: list[int] = []
     outlet = Recorder()
     outlet.out = 2
-    kernel = Kernel(make_spec("s", tried.append, "flat", {"on_error": "dead_letter"}), 0, outlet)
+    kernel = kernel_of(tried.append, outlet, on_error="dead_letter")
     kernel.refuse(8, ItemError("it killed its worker"), 3, is_end=True)
     (letter,) = outlet.letters
     assert (tried, letter.item, letter.attempts) == ([], 8, 3)
@@ -511,8 +469,7 @@ def test_a_watch_knows_when_the_function_is_at_work(sleeps: list[float]) -> None
                 raise OSError
             yield i
 
-    kernel = Kernel(make_spec("s", fn, "flat", {"on_error": "skip", "retries": 1}), 0, Recorder())
-    kernel.run([4, 5], watch)
+    kernel_of(fn, Recorder(), on_error="skip", retries=1).run([4, 5], watch)
     first = [0, "works on 4", "pause", "resume", "works on 4", "pause", "resume"]
     second = [1, "works on 5", "pause", 1, "works on 5", "pause"]
     assert watch.told == [*first, *second, "pause"]
@@ -523,9 +480,9 @@ def test_a_batch_knows_which_items_its_outputs_derive_from() -> None:
 
     class Watching(Recorder):
         def emit(self, outputs: list[Any], last: bool) -> None:
-            seen.append((kernel.batch, outputs.copy()))
+            seen.append((kernel.outbox.batch, outputs.copy()))
 
-    kernel = Kernel(make_spec("s", lambda n: [n], "flat", {}), 0, Watching(flush_items=2))
+    kernel = kernel_of(lambda n: [n], Watching(flush_items=2))
     kernel.run([10, 11, 12, 13, 14])
     assert seen == [(range(0, 2), [10, 11]), (range(2, 4), [12, 13]), (range(4, 5), [14])]
 
@@ -561,10 +518,8 @@ def test_items_timed_together_come_out_like_those_timed_singly(
 ) -> None:
     seen = []
     for mean_ns in (0.0, 125.0):
-        spec = make_spec("s", fn, kind, {"on_error": "dead_letter", "retries": retries})
         outlet = Recorder(flush_items, unsendable=(15, 16, [13]))
-        kernel = Kernel(spec, 0, outlet)
-        kernel.open()
+        kernel = kernel_of(fn, outlet, kind, on_error="dead_letter", retries=retries)
         kernel._mean_ns = mean_ns
         kernel.run(range(100))
         timed = len(kernel.durations), sum(count for _, count in kernel.runs)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from ..breaker import CircuitBreaker
 from ..policy.breaker import Breaker, Forgiveness, State
 from ..runtime.breakers import describe, gives_up
-from ..runtime.gate import Waits, one_line
+from ..runtime.gate import Waits
+from ..runtime.wording import one_line
 from ..stage import StageSpec
 from ..stats import BreakerStats
 from .base import Halt

@@ -8,8 +8,7 @@ from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from ..errors import MPipeError
-from ..runtime.gate import one_line
-from ..runtime.position import describe_frame
+from ..runtime.wording import describe_frame, one_line
 from ..transport.channel import Channel, ChannelFds
 from ..transport.consumer import Consumer
 from ..transport.frame import Header

@@ -71,7 +71,7 @@ class InlineEngine:
     def _set_up(self) -> None:
         try:
             for lane in self._lanes.values():
-                lane.kernel.open()
+                lane.open()
         except StageError as error:
             self._end(error)
             raise
@@ -233,7 +233,7 @@ class InlineEngine:
         """The one end of every run: tear down what is still up, keep the last counters."""
         for lane in self._lanes.values():
             with suppress(StageError):  # what ended the run matters more
-                lane.kernel.close()
+                lane.close()
         self._failure = failure
         self._state = "failed" if failure else "drained"
         if isinstance(failure, Cancelled):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from ..errors import StageError
 from ..policy import histogram
 from ..routes import CALLER, Routes
 from ..runtime.emitter import encode_letter
+from ..runtime.host import Host
 from ..runtime.kernel import Kernel
 from ..stage import StageSpec
 from ..stats import DeadLetter, WorkerStats
@@ -87,11 +87,21 @@ class Lane:
         self.keeps_outputs: bool = False
         self.waited_ns = 0
         self._gate = InlineGate(spec, spec.breaker, shared.check, self) if spec.breaker else None
-        self.kernel = Kernel(spec, 0, self, self._gate)
+        self._host = Host(spec, 0)
+        self._kernel: Kernel
         self._shared = shared
         self._sums = StageSums(spec.name)
         self._origin = Origin(None, False, 0)
         self._held: list[tuple[list[Any], Origin]] = []
+
+    def open(self) -> None:
+        """Set the stage up; raises `StageError`."""
+        self._host.open(self.spec.fn)
+        self._kernel = Kernel(self._host, self, self._gate)
+
+    def close(self) -> None:
+        """Tear the stage down; raises `StageError`."""
+        self._host.close()
 
     def receive(self, payloads: list[Payload], origin: Origin, source: str | None) -> None:
         """Handle items and all that comes of them; raises `Halt` if that ends the run.
@@ -114,7 +124,7 @@ class Lane:
             self._handle(items, origin)
 
     def _handle(self, items: list[Any], origin: Origin) -> None:
-        kernel = self.kernel
+        kernel = self._kernel
         self._origin = origin
         kernel.position = lambda index: str(origin)
         try:
@@ -128,15 +138,13 @@ class Lane:
         try:
             return _copies(payloads)
         except Exception as error:
-            name = self.spec.name
-            message = f"stage {name!r} (worker 0) could not unpickle its {what}: {error!r}"
-            failure = StageError(message, name, 0, "", 1, traceback.format_exc())
+            failure = self._host.failure(f"could not unpickle its {what}", error)
             failure.__cause__ = error
             raise Halt(failure) from None
 
     def _count(self) -> None:
         """Add up what became of the items handled last; those of a run cut short stay in flight."""
-        sums, tally, durations = self._sums, self.kernel.tally, self.kernel.durations
+        sums, tally, durations = self._sums, self._kernel.tally, self._kernel.durations
         sums.processed += tally.processed
         sums.failed += tally.failed
         sums.dead_lettered += tally.dead_lettered
@@ -157,8 +165,8 @@ class Lane:
         """Emit what the stage kept, then tear it down."""
         self._origin = Origin(None, False, time.perf_counter_ns())
         try:
-            self.kernel.finish()
-            self.kernel.close()
+            self._kernel.finish()
+            self._host.close()
         except StageError as error:
             raise Halt(error) from None
 

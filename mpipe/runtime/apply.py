@@ -86,3 +86,15 @@ def _filter(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[On
             end(len(outputs))
 
     return one, many
+
+
+def check_result(result: Any) -> None:
+    """Raise `TypeError`, with what to return instead, unless `result` is outputs or None."""
+    if result is None or isinstance(result, (list, Iterator)):
+        return
+    if isinstance(result, tuple) and not hasattr(result, "_fields"):
+        return
+    raise TypeError(
+        f"a stage must return a list, tuple, generator or iterator of outputs, or None, not "
+        f"{type(result).__name__}; return [result] for one output, or use add_map"
+    )

@@ -11,7 +11,7 @@ from ..transport.token import END, plain
 from .blame import Death, describe_exit
 from .lastwords import take
 from .limits import Kill, at_work_on
-from .position import describe_frame, describe_position
+from .wording import describe_frame, describe_position
 
 
 class Autopsy:

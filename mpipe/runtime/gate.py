@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ..errors import ItemError, WorkerDied
+from ..errors import ItemError
 from ..policy.breaker import Forgiveness
 from ..transport import counters
 from ..transport.counters import SeatCounters
@@ -28,6 +28,7 @@ from ..transport.gate import (
     generation_of,
 )
 from .apply import One
+from .wording import one_line
 
 _LOOK_S = 0.01
 """How often a worker that is paused looks at the state, in seconds."""
@@ -83,20 +84,6 @@ def gated(one: One, gate: Gate, hold: Callable[[], None], go_on: Callable[[], No
         gate.leave(None)
 
     return attempt
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's type and the first line of its message."""
-    if isinstance(error, WorkerDied):
-        return f"WorkerDied: {error.args[0]}"
-    kind = type(error)
-    is_plain = kind.__module__ in ("builtins", "__main__")
-    name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
-    try:
-        message = str(error).strip().partition("\n")[0]
-    except Exception:
-        message = "its message cannot be had"
-    return f"{name}: {message}" if message else name
 
 
 class WorkerGate:

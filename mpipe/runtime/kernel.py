@@ -9,10 +9,7 @@ recovery after a crash counts on it. So an item that fails midway keeps the outp
 
 from __future__ import annotations
 
-import pickle
 import time
-import traceback
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,45 +17,20 @@ from itertools import islice
 from operator import length_hint
 from typing import Any, Protocol
 
-from ..errors import ItemError, StageError, WorkerDied
+from ..errors import ItemError
 from ..policy.batching import FRAME_NS
 from ..policy.retry import delay_before
 from ..policy.sampling import run_items
-from ..stage import Stage, StageSpec, has_snapshot, needs_memory
 from ..stats import DeadLetter
-from ..transport.byvalue import dumps
 from ..transport.frame import Unsendable
-from .apply import Many, One, appliers
-from .gate import Gate, gated, one_line
+from .apply import Many, One, appliers, check_result
+from .gate import Gate, gated
+from .host import Host
+from .outbox import Outbox, Outlet
+from .wording import one_line
 
 FLUSH_NS = 2_000_000
 """Longest that an output of a slow iterator is kept back, in nanoseconds."""
-
-
-class Outlet(Protocol):
-    """Where a kernel's outcomes go."""
-
-    waited_ns: int
-    """Time spent so far waiting for room, or at the gate."""
-
-    @property
-    def flush_items(self) -> int:
-        """How many outputs to collect before handing them on."""
-
-    def emit(self, outputs: list[Any], last: bool) -> None:
-        """Send outputs to every stage downstream: all or, raising `Unsendable`, none.
-
-        `last` says that these are the last ones of the frame in hand; there may be none of them.
-        """
-
-    def dead_letter(self, letter: DeadLetter, index: int) -> None:
-        """Hand item number `index` of the frame in hand, given up, to the caller."""
-
-    def abandon(self) -> int:
-        """The item to come gives nothing more: returns how many outputs of it are out already."""
-
-    def log(self, message: str) -> None:
-        """Tell the caller's log about a skipped item."""
 
 
 class Watch(Protocol):
@@ -86,7 +58,7 @@ class Tally:
 
 
 class Kernel:
-    """Applies one stage's function in one process.
+    """Applies the function of an open `host` to items, and hands what comes of them to `outlet`.
 
     `position` names the item at an index of the frame in hand, for messages. After `run`, `tally`
     counts what happened, `durations` holds the service times of items timed singly, in nanoseconds,
@@ -94,94 +66,32 @@ class Kernel:
     the `gate`, if there is one.
     """
 
-    def __init__(
-        self, spec: StageSpec, worker: int, outlet: Outlet, gate: Gate | None = None
-    ) -> None:
-        self.spec = spec
-        self.worker = worker
-        self.outlet = outlet
-        self._gate = gate
+    def __init__(self, host: Host, outlet: Outlet, gate: Gate | None = None) -> None:
         self.position: Callable[[int], str] = "item {}".format
-        self.stage: Stage | None = None
-        self._fn: Callable[[Any], Any] = spec.fn
-        self._outputs: list[Any] = []
-        self._ends: list[int] = []  # len(_outputs) after each item since the last flush
+        self.outbox = Outbox(outlet)
+        self._host = host
+        self._spec = host.spec
+        self._outlet = outlet
+        self._gate = gate
         self._one, self._many = self._appliers()
         self._mean_ns = 0.0
         self._watch: Watch | None = None
         self._reset([])
 
+    def _appliers(self) -> tuple[One, Many]:
+        outputs, ends = self.outbox.outputs, self.outbox.ends
+        one, many = appliers(self._spec.kind, self._host.fn, outputs, ends, self._take)
+        return one if self._gate is None else gated(one, self._gate, self._hold, self._go_on), many
+
     def _reset(self, items: Sequence[Any]) -> None:
         self.tally = Tally()
         self.durations: list[int] = []
         self.runs: list[tuple[int, int]] = []
+        self.outbox.clear()
         self._items = items
-        self._outputs.clear()
-        self._ends.clear()
-        self._done = 0  # items completed before the last flush
         self._failed: set[int] = set()
         self._given = 0  # outputs of an iterator that failed midway, until the item is settled
         self._broken: BaseException | None = None  # what ends the run: not the item in hand
-        self._last_flush = time.perf_counter_ns()
-
-    def open(self) -> None:
-        """Make and set up the stage; raises `StageError` when that fails."""
-        spec = self.spec
-        try:
-            stage = spec.fn() if spec.is_factory else spec.fn
-            if isinstance(stage, Stage):
-                self.stage = stage
-                self._fn = stage.process
-                self._one, self._many = self._appliers()
-                stage.setup()
-            elif spec.is_factory:
-                raise TypeError(
-                    f"the factory returned a {type(stage).__name__}, not an mpipe.Stage; "
-                    f"a function that handles items must take one argument"
-                )
-        except (Exception, SystemExit) as error:
-            raise self._error("could not be set up", error) from error
-
-    @property
-    def stateful(self) -> bool:
-        """Whether outputs depend on what this worker remembers, and dies with it."""
-        return self.stage is not None and needs_memory(self.stage)
-
-    @property
-    def has_snapshot(self) -> bool:
-        """Whether the stage can say what it remembers."""
-        return self.stage is not None and has_snapshot(type(self.stage))
-
-    def snapshot(self) -> bytes:
-        """What the stage remembers, pickled; raises `StageError`."""
-        assert self.stage is not None
-        try:
-            return dumps(self.stage.snapshot())
-        except (Exception, SystemExit) as error:
-            raise self._error("failed in snapshot()", error) from error
-
-    def restore(self, state: bytes) -> None:
-        """Give the stage what `snapshot` returned in another process; raises `StageError`."""
-        assert self.stage is not None
-        try:
-            self.stage.restore(pickle.loads(state))
-        except (Exception, SystemExit) as error:
-            raise self._error("failed in restore()", error) from error
-
-    @property
-    def batch(self) -> range:
-        """Indices of the items that the outputs now handed on derive from."""
-        in_progress = len(self._outputs) > (self._ends[-1] if self._ends else 0)
-        return range(self._done, self._done + len(self._ends) + in_progress)
-
-    def close(self) -> None:
-        """Tear the stage down, once; raises `StageError` when that fails."""
-        stage, self.stage = self.stage, None
-        if stage is not None:
-            try:
-                stage.teardown()
-            except (Exception, SystemExit) as error:
-                raise self._error("could not be torn down", error) from error
 
     def run(self, items: Sequence[Any], watch: Watch | None = None, is_end: bool = True) -> None:
         """Handle items of a frame, to its end or not; raises `StageError` if one fails the run."""
@@ -201,8 +111,9 @@ class Kernel:
 
     def _handle_singly(self, items: Sequence[Any], watch: Watch | None) -> None:
         """Handle items, each timed."""
-        outputs, outlet, apply = self._outputs, self.outlet, self._one
-        clock, collect, end = time.perf_counter_ns, self.durations.append, self._ends.append
+        outbox, outlet, apply = self.outbox, self._outlet, self._one
+        outputs, end = outbox.outputs, outbox.ends.append
+        clock, collect = time.perf_counter_ns, self.durations.append
         last, waited = clock(), outlet.waited_ns
         for index, item in enumerate(items):
             try:
@@ -214,28 +125,26 @@ class Kernel:
             end(len(outputs))
             now = clock()
             collect(now - last - (outlet.waited_ns - waited))
-            enough = len(outputs) >= outlet.flush_items or now - self._last_flush > FRAME_NS
-            if enough and index + 1 < len(items):
+            if index + 1 < len(items) and outbox.is_due(now, FRAME_NS):
                 self._flush()
                 now = clock()
             last, waited = now, outlet.waited_ns
 
     def _handle_run(self, items: Sequence[Any], start: int) -> None:
         """Handle items timed together, the first of which is number `start` of the frame."""
-        rest, outlet, clock = iter(items), self.outlet, time.perf_counter_ns
-        began, waited = clock(), outlet.waited_ns
+        outbox, outlet, clock = self.outbox, self._outlet, time.perf_counter_ns
+        rest, began, waited = iter(items), clock(), outlet.waited_ns
         while True:
             try:
                 self._many(rest)
                 break
             except (Exception, SystemExit) as error:
                 self._retry(start + len(items) - length_hint(rest) - 1, error)
-                self._ends.append(len(self._outputs))
+                outbox.ends.append(len(outbox.outputs))
         now = clock()
         spent = now - began - (outlet.waited_ns - waited)
         self.runs.append((spent // len(items), len(items)))
-        enough = len(self._outputs) >= outlet.flush_items or now - self._last_flush > FRAME_NS
-        if enough and start + len(items) < len(self._items):
+        if start + len(items) < len(self._items) and outbox.is_due(now, FRAME_NS):
             self._flush()
 
     def _learn(self, items: int) -> None:
@@ -249,8 +158,8 @@ class Kernel:
         self._reset([item])
         self._watch = None
         self._give_up(0, error, attempts)
-        self.tally.emitted = self.outlet.abandon()
-        self._ends.append(0)
+        self.tally.emitted = self._outlet.abandon()
+        self.outbox.ends.append(0)
         self._flush(is_end)
         self._items = ()
 
@@ -258,29 +167,27 @@ class Kernel:
         """Emit what the stage kept; raises `StageError` when its `finish` fails."""
         self._reset([])
         self._watch = None
-        if self.stage is not None:
+        stage = self._host.stage
+        if stage is not None:
             try:
-                self._take(self.stage.finish(), 0)
+                self._take(stage.finish(), 0)
                 self._flush()
             except (Exception, SystemExit) as error:
-                raise self._error("failed in finish()", error) from error
+                raise self._host.failure("failed in finish()", error) from error
 
-    # Outputs of an item are added to `_outputs`, less the first `skip`.
-
-    def _appliers(self) -> tuple[One, Many]:
-        one, many = appliers(self.spec.kind, self._fn, self._outputs, self._ends, self._take)
-        return one if self._gate is None else gated(one, self._gate, self._hold, self._go_on), many
+    # What an item gives is added to the outbox, less the first `skip` outputs.
 
     def _take(self, result: Any, skip: int) -> None:
         check_result(result)
         if isinstance(result, (list, tuple)):
-            self._outputs.extend(result[skip:])
+            self.outbox.outputs.extend(result[skip:])
         elif result is not None:
             self._drain(iter(result), skip)
 
     def _drain(self, iterator: Iterator[Any], skip: int) -> None:
         """Consume an iterator lazily: hand on what it gave whenever that is much, or old."""
-        outputs, clock, size = self._outputs, time.perf_counter_ns, 1
+        outbox, clock, size = self.outbox, time.perf_counter_ns, 1
+        outputs = outbox.outputs
         for _ in islice(iterator, skip):
             pass
         self._given = skip
@@ -293,12 +200,12 @@ class Kernel:
             if len(outputs) - before < size:
                 break
             now = clock()
-            if len(outputs) >= self.outlet.flush_items or now - self._last_flush > FLUSH_NS:
+            if outbox.is_due(now, FLUSH_NS):
                 self._flush()
                 if self._watch is not None:
                     self._watch.resume()
             quick = (now - start) * 4 < FLUSH_NS
-            size = min(size * 2, self.outlet.flush_items) if quick else max(1, size // 2)
+            size = min(size * 2, self._outlet.flush_items) if quick else max(1, size // 2)
         self._given = 0
 
     # Failures.
@@ -316,9 +223,9 @@ class Kernel:
                 break
             if gate is not None and gate.forgives(forgiven):
                 forgiven += 1
-            elif retries < self.spec.retries:
+            elif retries < self._spec.retries:
                 retries += 1
-                time.sleep(delay_before(retries + 1, self.spec.retry_delay))
+                time.sleep(delay_before(retries + 1, self._spec.retry_delay))
             else:
                 break
             attempt += 1
@@ -340,7 +247,7 @@ class Kernel:
 
         Then letters come in the order of the items: recovery after a crash counts on it.
         """
-        if self._outputs and self.spec.on_error == "dead_letter":
+        if self.outbox.outputs and self._spec.on_error == "dead_letter":
             with suppress(ItemError):  # of the item that fails anyway
                 self._flush()
 
@@ -348,40 +255,24 @@ class Kernel:
         if index in self._failed:
             return
         self._failed.add(index)
-        where = f"failed on {self.position(index)}"
+        spec, position = self._spec, self.position(index)
+        where = f"failed on {position}"
         if attempts > 1:
             where += f" after {attempts} attempts"
-        failure = self._error(where, error, self.position(index), attempts)
-        if self.spec.on_error == "raise":
+        failure = self._host.failure(where, error, position, attempts)
+        if spec.on_error == "raise":
             self._broken = failure
             raise failure from error
         self.tally.failed += 1
-        if self.spec.on_error == "dead_letter":
+        if spec.on_error == "dead_letter":
             self.tally.dead_lettered += 1
-            self.outlet.dead_letter(
-                DeadLetter(
-                    self.spec.name,
-                    self._items[index],
-                    one_line(error),
-                    failure.remote_traceback,
-                    attempts,
-                    failure.position,
-                ),
-                index,
-            )
+            item, trace = self._items[index], failure.remote_traceback
+            letter = DeadLetter(spec.name, item, one_line(error), trace, attempts, position)
+            self._outlet.dead_letter(letter, index)
         else:
-            self.outlet.log(str(failure.args[0]))
+            self._outlet.log(str(failure.args[0]))
 
-    def _error(
-        self, what: str, error: BaseException, position: str = "", attempts: int = 1
-    ) -> StageError:
-        message = f"stage {self.spec.name!r} (worker {self.worker}) {what}: {one_line(error)}"
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        if isinstance(error, WorkerDied):
-            trace = error.remote_traceback
-        return StageError(message, self.spec.name, self.worker, position, attempts, trace)
-
-    # Outputs.
+    # Handing on.
 
     def _flush(self, last: bool = False) -> None:
         """Hand the collected outputs on; an item with an output that cannot travel fails."""
@@ -393,58 +284,30 @@ class Kernel:
                 self._hand_on(last)
                 break
             except Unsendable as bad:
-                aborted = self._withdraw(bad) or aborted
+                index = self.outbox.withdraw(bad.index)
+                if index is None:
+                    aborted = bad.error  # the item that is being handled now
+                else:
+                    self._give_up(index, bad.error, 1)
         if aborted is not None:
             raise aborted
 
-    def _hand_on(self, last: bool) -> None:
+    def _hand_on(self, last: bool = False) -> None:
         try:
-            self.outlet.emit(self._outputs, last)
+            self.tally.emitted += self.outbox.hand_on(last)
         except Unsendable:
             raise
         except (Exception, SystemExit) as error:
             self._broken = error
             raise
-        self.tally.emitted += len(self._outputs)
-        self._done += len(self._ends)
-        self._outputs.clear()
-        self._ends.clear()
-        self._last_flush = time.perf_counter_ns()
 
     def _hold(self) -> None:
         """Before a wait at the gate: hand on what is done, but for what cannot travel."""
         if self._watch is not None:
             self._watch.pause()
         with suppress(Unsendable):  # the next flush sees to that
-            self._hand_on(False)
+            self._hand_on()
 
     def _go_on(self) -> None:
         if self._watch is not None:
             self._watch.resume()
-
-    def _withdraw(self, bad: Unsendable) -> ItemError | None:
-        """Take an output that cannot travel, and its item's later ones, out of the batch.
-
-        Returns the error when it belongs to the item that is being handled now.
-        """
-        owner = bisect_right(self._ends, bad.index)
-        stop = self._ends[owner] if owner < len(self._ends) else len(self._outputs)
-        del self._outputs[bad.index : stop]
-        gone = stop - bad.index
-        self._ends[owner:] = [end - gone for end in self._ends[owner:]]
-        if owner == len(self._ends):
-            return bad.error
-        self._give_up(self._done + owner, bad.error, 1)
-        return None
-
-
-def check_result(result: Any) -> None:
-    """Raise `TypeError`, with what to return instead, unless `result` is outputs or None."""
-    if result is None or isinstance(result, (list, Iterator)):
-        return
-    if isinstance(result, tuple) and not hasattr(result, "_fields"):
-        return
-    raise TypeError(
-        f"a stage must return a list, tuple, generator or iterator of outputs, or None, not "
-        f"{type(result).__name__}; return [result] for one output, or use add_map"
-    )

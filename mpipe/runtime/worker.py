@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,14 +36,15 @@ from .emitter import Edge, Emitter, part_of
 from .forks import disown
 from .functions import load_function
 from .gate import WorkerGate
+from .host import Host
 from .intake import Direct, Intake, Work
 from .kernel import Kernel
 from .lastwords import listen
 from .noting import Noting
-from .position import describe_frame, describe_position
 from .reports import Reporter
 from .spec import RunSpec
 from .wear import Wear
+from .wording import describe_frame, describe_position
 
 
 class Worker:
@@ -57,6 +57,7 @@ class Worker:
         self._index = seat - plan.first_seat[stage]
         self._options = plan.graph.stages[stage]
         self._function = spec.functions[stage]
+        self.host = Host(self._options, self._index)
         self._caution = caution
         self._is_terminal = seat in plan.terminal_seats
         self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
@@ -113,23 +114,24 @@ class Worker:
 
     def open(self) -> None:
         """Load the stage's function and set it up; raises `StageError`."""
+        host = self.host
         try:
             fn = load_function(self._function)
         except Exception as error:
-            raise self.error("could not load the stage's function", error) from error
-        kernel = Kernel(self._options._replace(fn=fn), self._index, self._emitter, self._gate)
-        self._emitter.batch = lambda: kernel.batch
-        self._kernel = kernel
-        kernel.open()
+            raise host.failure("could not load the stage's function", error) from error
+        host.open(fn)
         try:
-            self._wear.check(kernel.stateful)
+            self._wear.check(host.stateful)
         except OptionError as error:
-            raise self.error("cannot keep its limits", error) from error
-        self._has_snapshot = kernel.has_snapshot
+            raise host.failure("cannot keep its limits", error) from error
+        kernel = Kernel(host, self._emitter, self._gate)
+        self._emitter.batch = lambda: kernel.outbox.batch
+        self._kernel = kernel
+        self._has_snapshot = host.has_snapshot
         self._intake, self._backlog = self._make_intake()
         if self._backlog is not None and self._backlog.state is not None:
-            kernel.restore(self._backlog.state)
-        self._counters.put(counters.STATEFUL, kernel.stateful)
+            host.restore(self._backlog.state)
+        self._counters.put(counters.STATEFUL, host.stateful)
         self._counters.enter(counters.BUSY)
 
     def _make_intake(self) -> tuple[Intake, Backlog | None]:
@@ -155,13 +157,13 @@ class Worker:
                 used_up = self._wear.add(work.header.items)
                 self._counters.put(counters.HANDLED, self._wear.items)
                 if used_up:
-                    self._commit_rest(kernel)
+                    self._commit_rest()
                     self._counters.enter(counters.RECYCLING)
                     return
             elif not intake.ended:
-                self._commit_rest(kernel)
+                self._commit_rest()
                 self._wait()
-        self._commit_rest(kernel)
+        self._commit_rest()
         if not self._counters.is_committed(END):
             now, seat = time.perf_counter_ns(), self._counters.seat
             self._counters.put(counters.FRAME, END)
@@ -171,11 +173,6 @@ class Worker:
             self._commit(END)
         self._counters.enter(counters.FINISHED)
         self._counters.put(counters.DONE, 1)
-
-    def close(self) -> None:
-        """Tear the stage down; raises `StageError`."""
-        if self._kernel is not None:
-            self._kernel.close()
 
     def _wait(self) -> None:
         began = time.perf_counter_ns()
@@ -187,16 +184,16 @@ class Worker:
     def _handle(self, kernel: Kernel, work: Work) -> None:
         taken = time.perf_counter_ns()
         self._counters.begin(work.id, work.header.tag)
-        self._apply(kernel, work, taken)  # its arrays are gone when it returns, and their slot free
+        careful = self._caution.frame == work.id
+        self._apply(kernel, work, taken, careful)  # on return its arrays are gone, their slot free
         self._consumer.report_service(int(self._account.service_ns))
         self._intake.done()
-        careful = self._caution.frame == work.id
         if self._backlog is None or careful or self._is_due(self._backlog):
-            self._save_and_commit(kernel)
+            self._save_and_commit()
 
-    def _apply(self, kernel: Kernel, work: Work, taken: int) -> None:
+    def _apply(self, kernel: Kernel, work: Work, taken: int, careful: bool) -> None:
         tag, items = work.header.tag, self._load(work)
-        if self._caution.frame == work.id and items:
+        if careful and items:
             self._apply_carefully(kernel, work, items, taken)
             return
         self._emitter.begin(tag, work.id)
@@ -228,7 +225,7 @@ class Worker:
                 kernel.run(items[index : index + 1], self._noting, last)
             self._add_up(kernel, work.header, taken)
             if not last and (death is not None or not self._has_snapshot):
-                self._settle(kernel, index + 1)
+                self._settle(index + 1)
 
     def _blame(self, death: Death) -> WorkerDied:
         what = describe_crashes(self._options.max_crashes)
@@ -251,25 +248,25 @@ class Worker:
         now, frames = time.perf_counter_ns(), backlog.uncounted_frames
         return self._pace.is_due(now, frames, backlog.held_bytes)
 
-    def _commit_rest(self, kernel: Kernel) -> None:
+    def _commit_rest(self) -> None:
         """Before waiting, and at the end, nothing stays uncounted."""
         if self._intake.has_uncounted:
-            self._save_and_commit(kernel)
+            self._save_and_commit()
 
-    def _settle(self, kernel: Kernel, items: int) -> None:
+    def _settle(self, items: int) -> None:
         """Count so many items of the frame in hand."""
-        self._save_state(kernel)
+        self._save_state()
         counted = self._counters.committed if self._backlog is None else self._backlog.reached
         self._commit(counted, items)
 
-    def _save_and_commit(self, kernel: Kernel) -> None:
-        self._save_state(kernel)
+    def _save_and_commit(self) -> None:
+        self._save_state()
         self._commit(self._intake.reached)
 
-    def _save_state(self, kernel: Kernel) -> None:
+    def _save_state(self) -> None:
         if self._has_snapshot and self._backlog is not None:
             began = time.perf_counter_ns()
-            self._backlog.keep_state(kernel.snapshot())
+            self._backlog.keep_state(self.host.snapshot())
             self._pace.took(began, time.perf_counter_ns())
 
     def _commit(self, work: int, settled: int = 0) -> None:
@@ -285,14 +282,7 @@ class Worker:
             return work.load()
         except Exception as error:
             what = f"could not unpickle {describe_frame(work.header.tag)}"
-            raise self.error(what, error, describe_frame(work.header.tag)) from error
-
-    def error(self, what: str, error: BaseException, position: str = "") -> StageError:
-        """A failure of the worker itself, for the caller."""
-        name, index = self._options.name, self._index
-        trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        message = f"stage {name!r} (worker {index}) {what}: {type(error).__name__}: {error}"
-        return StageError(message, name, index, position, 1, trace)
+            raise self.host.failure(what, error, describe_frame(work.header.tag)) from error
 
 
 def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
@@ -333,14 +323,14 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
             worker.recover()
             worker.open()
             worker.work()
-            worker.close()
+            worker.host.close()
             stopping.go_on()  # beyond here `Stopped` is not caught
         except Exception as error:
-            report = error if isinstance(error, StageError) else worker.error("broke", error)
+            report = error if isinstance(error, StageError) else worker.host.failure("broke", error)
             reporter.error(report)
             while True:
                 signal.pause()
     except stopping.Stopped:
         if worker is not None:
             with contextlib.suppress(Exception):
-                worker.close()
+                worker.host.close()

@@ -1,7 +1,8 @@
-"""Where items come from, in words: their place in the source."""
+"""What messages say: where items come from in the source, and what an exception was."""
 
 from __future__ import annotations
 
+from ..errors import WorkerDied
 from ..transport.frame import Tag
 
 
@@ -25,3 +26,17 @@ def _source_items(tag: Tag) -> str:
     if tag.span == 1:
         return f"source item {tag.origin}"
     return f"source items {tag.origin} to {tag.origin + tag.span - 1}"
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's type and the first line of its message."""
+    if isinstance(error, WorkerDied):
+        return f"WorkerDied: {error.args[0]}"
+    kind = type(error)
+    is_plain = kind.__module__ in ("builtins", "__main__")
+    name = kind.__qualname__ if is_plain else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = str(error).strip().partition("\n")[0]
+    except Exception:
+        message = "its message cannot be had"
+    return f"{name}: {message}" if message else name

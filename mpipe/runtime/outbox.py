@@ -1,0 +1,86 @@
+"""A kernel's outputs between the function and the outlet: how many there are, and whose."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from typing import Any, Protocol
+
+from ..stats import DeadLetter
+
+
+class Outlet(Protocol):
+    """Where a kernel's outcomes go."""
+
+    waited_ns: int
+    """Time spent so far waiting for room, or at the gate."""
+
+    @property
+    def flush_items(self) -> int:
+        """How many outputs to collect before handing them on."""
+
+    def emit(self, outputs: list[Any], last: bool) -> None:
+        """Send outputs to every stage downstream: all or, raising `Unsendable`, none.
+
+        `last` says that these are the last ones of the frame in hand; there may be none of them.
+        """
+
+    def dead_letter(self, letter: DeadLetter, index: int) -> None:
+        """Hand item number `index` of the frame in hand, given up, to the caller."""
+
+    def abandon(self) -> int:
+        """The item to come gives nothing more: returns how many outputs of it are out already."""
+
+    def log(self, message: str) -> None:
+        """Tell the caller's log about a skipped item."""
+
+
+class Outbox:
+    """Collects `outputs` for `outlet`; `ends` says how many there were after each item."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self.outputs: list[Any] = []
+        self.ends: list[int] = []
+        self._outlet = outlet
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin with the first item of a frame."""
+        self.outputs.clear()
+        self.ends.clear()
+        self._done = 0  # items completed before the last time
+        self._handed_on_ns = time.perf_counter_ns()
+
+    @property
+    def batch(self) -> range:
+        """Indices of the items that the outputs now handed on derive from."""
+        in_progress = len(self.outputs) > (self.ends[-1] if self.ends else 0)
+        return range(self._done, self._done + len(self.ends) + in_progress)
+
+    def is_due(self, now: int, longest_ns: int) -> bool:
+        """Whether there are enough outputs to hand on, or none were for `longest_ns`."""
+        enough = len(self.outputs) >= self._outlet.flush_items
+        return enough or now - self._handed_on_ns > longest_ns
+
+    def hand_on(self, last: bool = False) -> int:
+        """Hand the outputs on; returns how many there were, or raises `Unsendable`."""
+        count = len(self.outputs)
+        self._outlet.emit(self.outputs, last)
+        self._done += len(self.ends)
+        self.outputs.clear()
+        self.ends.clear()
+        self._handed_on_ns = time.perf_counter_ns()
+        return count
+
+    def withdraw(self, index: int) -> int | None:
+        """Take output number `index`, and its item's later ones, out.
+
+        Returns the index of that item in the frame; None if it is not at its end yet.
+        """
+        ends = self.ends
+        owner = bisect_right(ends, index)
+        is_done = owner < len(ends)
+        stop = ends[owner] if is_done else len(self.outputs)
+        del self.outputs[index:stop]
+        ends[owner:] = [end - (stop - index) for end in ends[owner:]]
+        return self._done + owner if is_done else None
