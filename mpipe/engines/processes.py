@@ -41,7 +41,7 @@ from .turns import Turns, check_not_busy, is_busy
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
 
-_PATIENCE_S = 0.01
+_WHOLE_S = 0.01
 """How long a push waits for room for a whole frame while there is room for a few items."""
 
 _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
@@ -127,12 +127,12 @@ class ProcessesEngine:
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
         part = items[start : start + self._source.frame_items(targets)]
-        pausing, patience = Deadline(_PATIENCE_S), None
+        gathering, patience = Deadline(_WHOLE_S), None
         while True:
             self._check_open(items, start)
-            patient = not (pausing.passed or deadline.passed)
+            whole = not (gathering.passed or deadline.passed)
             try:
-                sent = self._source.send(part, targets, self._max_item_bytes, patient)
+                sent = self._source.send(part, targets, self._max_item_bytes, whole)
             except Unsendable as bad:
                 if bad.index:
                     part = part[: bad.index]
