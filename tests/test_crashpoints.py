@@ -49,7 +49,6 @@ where there is no memory: what comes then is not exact, and `test_failures` has 
 SELDOM = """
     runtime/apply.py:_map.many: raise StopIteration
     runtime/backlog.py:Backlog.counted: return
-    runtime/emitter.py:_no_batch: return range(0)
     runtime/gate.py:WorkerGate._ring: break
     runtime/kernel.py:Kernel._hand_on: except (Exception, SystemExit) as error:
     runtime/kernel.py:Kernel._hand_on: self._broken = error

@@ -33,7 +33,7 @@ class Recorder:
     def outputs(self) -> list[Any]:
         return [output for batch in self.batches for output in batch]
 
-    def emit(self, outputs: list[Any], last: bool) -> None:
+    def emit(self, outputs: list[Any], items: range, last: bool) -> None:
         for index, output in enumerate(outputs):
             if output in self._unsendable:
                 raise Unsendable(index, ItemError(f"{output} cannot travel"))
@@ -134,8 +134,8 @@ def test_an_endless_iterator_is_handed_on_while_it_goes_on() -> None:
         pass
 
     class Limited(Recorder):
-        def emit(self, outputs: list[Any], last: bool) -> None:
-            super().emit(outputs, last)
+        def emit(self, outputs: list[Any], items: range, last: bool) -> None:
+            super().emit(outputs, items, last)
             if len(self.outputs) > 1000:
                 raise Enough
 
@@ -378,7 +378,7 @@ def test_waiting_for_room_is_not_service_time(monkeypatch: pytest.MonkeyPatch) -
     now = 0
 
     class Blocking(Recorder):
-        def emit(self, outputs: list[Any], last: bool) -> None:
+        def emit(self, outputs: list[Any], items: range, last: bool) -> None:
             nonlocal now
             now += 1_000_000
             self.waited_ns += 1_000_000
@@ -475,15 +475,14 @@ def test_a_watch_knows_when_the_function_is_at_work(sleeps: list[float]) -> None
     assert watch.told == [*first, *second, "pause"]
 
 
-def test_a_batch_knows_which_items_its_outputs_derive_from() -> None:
+def test_what_is_handed_on_comes_with_the_items_that_it_derives_from() -> None:
     seen: list[tuple[range, list[Any]]] = []
 
     class Watching(Recorder):
-        def emit(self, outputs: list[Any], last: bool) -> None:
-            seen.append((kernel.outbox.batch, outputs.copy()))
+        def emit(self, outputs: list[Any], items: range, last: bool) -> None:
+            seen.append((items, outputs.copy()))
 
-    kernel = kernel_of(lambda n: [n], Watching(flush_items=2))
-    kernel.run([10, 11, 12, 13, 14])
+    kernel_of(lambda n: [n], Watching(flush_items=2)).run([10, 11, 12, 13, 14])
     assert seen == [(range(0, 2), [10, 11]), (range(2, 4), [12, 13]), (range(4, 5), [14])]
 
 
@@ -546,8 +545,8 @@ def test_an_output_that_cannot_travel_fails_its_own_item_not_the_one_in_hand() -
 
 def test_what_goes_wrong_while_outputs_are_sent_is_no_item_s_failure() -> None:
     class Broken(Recorder):
-        def emit(self, outputs: list[Any], last: bool) -> None:
-            super().emit(outputs, last)
+        def emit(self, outputs: list[Any], items: range, last: bool) -> None:
+            super().emit(outputs, items, last)
             raise OSError("no memory to map")
 
     outlet = Broken(2)

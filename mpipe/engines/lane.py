@@ -192,7 +192,7 @@ class Lane:
     def resume(self) -> None:
         pass
 
-    def emit(self, outputs: list[Any], last: bool) -> None:
+    def emit(self, outputs: list[Any], items: range, last: bool) -> None:
         self._shared.check()
         if not outputs:
             return

@@ -78,10 +78,7 @@ class Edge:
 
 
 class Emitter:
-    """Satisfies `kernel.Outlet` for the worker whose counters are `seat`.
-
-    `batch()` says which items of the frame in hand the outputs derive from.
-    """
+    """Satisfies `outbox.Outlet` for the worker whose counters are `seat`."""
 
     def __init__(
         self,
@@ -95,14 +92,13 @@ class Emitter:
         self.waited_ns = 0
         self.flush_items = 1 if edges else _NO_EDGE_FLUSH
         self.log = log
-        self.batch: Callable[[], range] = _no_batch
         self._seat = seat
         self._edges = edges
         self._dead_letters = dead_letters
         self._letters_to_skip = 0
         self._max_item_bytes = max_item_bytes
         self._is_map = is_map
-        self._frame_bytes = min([FRAME_BYTES, *(edge.frame_bytes for edge in edges)])
+        self._frame_bytes = min((edge.frame_bytes for edge in edges), default=FRAME_BYTES)
         self._is_tracked = any(edge.order for edge in edges)
         self._source = Tag(0, 0, 0, 0, 0)
         self._work = self._first = self._upto = 0
@@ -136,16 +132,15 @@ class Emitter:
             self._is_replay = letters or any(edge.skip for edge in self._edges)
         return self._is_replay
 
-    def emit(self, outputs: list[Any], last: bool) -> None:
+    def emit(self, outputs: list[Any], items: range, last: bool) -> None:
         if not (outputs or (last and self._is_tracked)):
             return
-        batch = self.batch()
-        self._upto = self._first + batch.stop
+        self._upto = self._first + items.stop
         frames: dict[int, list[Payload]] = {}
         for edge in self._edges:  # everything is encoded before anything is sent
             if edge.frame_items not in frames:
                 frames[edge.frame_items] = self._encode(outputs, edge.frame_items)
-        tag = self._tag(batch, self._is_map and len(outputs) == len(batch))
+        tag = self._tag(items, self._is_map and len(outputs) == len(items))
         for edge in self._edges:
             start = 0
             for payload in frames[edge.frame_items]:
@@ -157,11 +152,11 @@ class Emitter:
             if last and not outputs and edge.order is not None:
                 self._mark_end(edge, tag)
 
-    def _tag(self, batch: range, exact: bool) -> Tag:
+    def _tag(self, items: range, exact: bool) -> Tag:
         """The tag of what derives from some items of the frame in hand."""
         source, now = self._source, time.perf_counter_ns()
         if source.exact and not self._is_tracked:
-            return Tag(now, source.born_ns, source.origin + batch.start, len(batch), exact)
+            return Tag(now, source.born_ns, source.origin + items.start, len(items), exact)
         return source._replace(put_ns=now, exact=0)
 
     def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
@@ -268,7 +263,3 @@ def part_of(tag: Tag, start: int, items: int) -> Tag:
     if not tag.exact or items == tag.span:
         return tag
     return tag._replace(origin=tag.origin + start, span=items)
-
-
-def _no_batch() -> range:
-    return range(0)

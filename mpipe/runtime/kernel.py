@@ -68,7 +68,7 @@ class Kernel:
 
     def __init__(self, host: Host, outlet: Outlet, gate: Gate | None = None) -> None:
         self.position: Callable[[int], str] = "item {}".format
-        self.outbox = Outbox(outlet)
+        self._outbox = Outbox(outlet)
         self._host = host
         self._spec = host.spec
         self._outlet = outlet
@@ -79,7 +79,7 @@ class Kernel:
         self._reset([])
 
     def _appliers(self) -> tuple[One, Many]:
-        outputs, ends = self.outbox.outputs, self.outbox.ends
+        outputs, ends = self._outbox.outputs, self._outbox.ends
         one, many = appliers(self._spec.kind, self._host.fn, outputs, ends, self._take)
         return one if self._gate is None else gated(one, self._gate, self._hold, self._go_on), many
 
@@ -87,7 +87,7 @@ class Kernel:
         self.tally = Tally()
         self.durations: list[int] = []
         self.runs: list[tuple[int, int]] = []
-        self.outbox.clear()
+        self._outbox.clear()
         self._items = items
         self._failed: set[int] = set()
         self._given = 0  # outputs of an iterator that failed midway, until the item is settled
@@ -111,7 +111,7 @@ class Kernel:
 
     def _handle_singly(self, items: Sequence[Any], watch: Watch | None) -> None:
         """Handle items, each timed."""
-        outbox, outlet, apply = self.outbox, self._outlet, self._one
+        outbox, outlet, apply = self._outbox, self._outlet, self._one
         outputs, end = outbox.outputs, outbox.ends.append
         clock, collect = time.perf_counter_ns, self.durations.append
         last, waited = clock(), outlet.waited_ns
@@ -132,7 +132,7 @@ class Kernel:
 
     def _handle_run(self, items: Sequence[Any], start: int) -> None:
         """Handle items timed together, the first of which is number `start` of the frame."""
-        outbox, outlet, clock = self.outbox, self._outlet, time.perf_counter_ns
+        outbox, outlet, clock = self._outbox, self._outlet, time.perf_counter_ns
         rest, began, waited = iter(items), clock(), outlet.waited_ns
         while True:
             try:
@@ -159,7 +159,7 @@ class Kernel:
         self._watch = None
         self._give_up(0, error, attempts)
         self.tally.emitted = self._outlet.abandon()
-        self.outbox.ends.append(0)
+        self._outbox.ends.append(0)
         self._flush(is_end)
         self._items = ()
 
@@ -180,13 +180,13 @@ class Kernel:
     def _take(self, result: Any, skip: int) -> None:
         check_result(result)
         if isinstance(result, (list, tuple)):
-            self.outbox.outputs.extend(result[skip:])
+            self._outbox.outputs.extend(result[skip:])
         elif result is not None:
             self._drain(iter(result), skip)
 
     def _drain(self, iterator: Iterator[Any], skip: int) -> None:
         """Consume an iterator lazily: hand on what it gave whenever that is much, or old."""
-        outbox, clock, size = self.outbox, time.perf_counter_ns, 1
+        outbox, clock, size = self._outbox, time.perf_counter_ns, 1
         outputs = outbox.outputs
         for _ in islice(iterator, skip):
             pass
@@ -247,7 +247,7 @@ class Kernel:
 
         Then letters come in the order of the items: recovery after a crash counts on it.
         """
-        if self.outbox.outputs and self._spec.on_error == "dead_letter":
+        if self._outbox.outputs and self._spec.on_error == "dead_letter":
             with suppress(ItemError):  # of the item that fails anyway
                 self._flush()
 
@@ -284,7 +284,7 @@ class Kernel:
                 self._hand_on(last)
                 break
             except Unsendable as bad:
-                index = self.outbox.withdraw(bad.index)
+                index = self._outbox.withdraw(bad.index)
                 if index is None:
                     aborted = bad.error  # the item that is being handled now
                 else:
@@ -294,7 +294,7 @@ class Kernel:
 
     def _hand_on(self, last: bool = False) -> None:
         try:
-            self.tally.emitted += self.outbox.hand_on(last)
+            self.tally.emitted += self._outbox.hand_on(last)
         except Unsendable:
             raise
         except (Exception, SystemExit) as error:

@@ -19,10 +19,11 @@ class Outlet(Protocol):
     def flush_items(self) -> int:
         """How many outputs to collect before handing them on."""
 
-    def emit(self, outputs: list[Any], last: bool) -> None:
+    def emit(self, outputs: list[Any], items: range, last: bool) -> None:
         """Send outputs to every stage downstream: all or, raising `Unsendable`, none.
 
-        `last` says that these are the last ones of the frame in hand; there may be none of them.
+        They derive from the `items` of the frame in hand; `last` says that they are the last ones
+        of that frame. There may be none of them.
         """
 
     def dead_letter(self, letter: DeadLetter, index: int) -> None:
@@ -51,12 +52,6 @@ class Outbox:
         self._done = 0  # items completed before the last time
         self._handed_on_ns = time.perf_counter_ns()
 
-    @property
-    def batch(self) -> range:
-        """Indices of the items that the outputs now handed on derive from."""
-        in_progress = len(self.outputs) > (self.ends[-1] if self.ends else 0)
-        return range(self._done, self._done + len(self.ends) + in_progress)
-
     def is_due(self, now: int, longest_ns: int) -> bool:
         """Whether there are enough outputs to hand on, or none were for `longest_ns`."""
         enough = len(self.outputs) >= self._outlet.flush_items
@@ -64,9 +59,10 @@ class Outbox:
 
     def hand_on(self, last: bool = False) -> int:
         """Hand the outputs on; returns how many there were, or raises `Unsendable`."""
-        count = len(self.outputs)
-        self._outlet.emit(self.outputs, last)
-        self._done += len(self.ends)
+        count, done = len(self.outputs), self._done + len(self.ends)
+        in_progress = count > (self.ends[-1] if self.ends else 0)
+        self._outlet.emit(self.outputs, range(self._done, done + in_progress), last)
+        self._done = done
         self.outputs.clear()
         self.ends.clear()
         self._handed_on_ns = time.perf_counter_ns()

@@ -124,9 +124,7 @@ class Worker:
             self._wear.check(host.stateful)
         except OptionError as error:
             raise host.failure("cannot keep its limits", error) from error
-        kernel = Kernel(host, self._emitter, self._gate)
-        self._emitter.batch = lambda: kernel.outbox.batch
-        self._kernel = kernel
+        self._kernel = Kernel(host, self._emitter, self._gate)
         self._has_snapshot = host.has_snapshot
         self._intake, self._backlog = self._make_intake()
         if self._backlog is not None and self._backlog.state is not None:
