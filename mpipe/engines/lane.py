@@ -88,7 +88,7 @@ class Lane:
         self.waited_ns = 0
         self._gate = InlineGate(spec, spec.breaker, shared.check, self) if spec.breaker else None
         self._host = Host(spec, 0)
-        self._kernel: Kernel
+        self._kernel: Kernel  # once it is open
         self._shared = shared
         self._sums = StageSums(spec.name)
         self._origin = Origin(None, False, 0)

@@ -81,7 +81,7 @@ class Worker:
         self._account = Account(self._counters, self._is_terminal)
         self._pace = SnapshotPace()
         self._gate = self._open_gate(reporter)
-        self._kernel: Kernel | None = None
+        self._kernel: Kernel  # once it is open
         self._noting = Noting(self._counters, self._options.timeout)
         always = self._options.timeout is not None or self._options.max_crashes == 1
         self._watch = self._noting if always else None
@@ -147,11 +147,10 @@ class Worker:
 
         Returns before that when this process is to make way for a new one.
         """
-        intake, kernel = self._intake, self._kernel
-        assert kernel is not None
+        intake = self._intake
         while not intake.ended:
             if work := intake.take():
-                self._handle(kernel, work)
+                self._handle(work)
                 used_up = self._wear.add(work.header.items)
                 self._counters.put(counters.HANDLED, self._wear.items)
                 if used_up:
@@ -166,8 +165,8 @@ class Worker:
             now, seat = time.perf_counter_ns(), self._counters.seat
             self._counters.put(counters.FRAME, END)
             self._emitter.begin(Tag(now, now, FINAL + seat, 0, 0), END)
-            kernel.finish()
-            self._add_up(kernel, None, now)
+            self._kernel.finish()
+            self._add_up(None, now)
             self._commit(END)
         self._counters.enter(counters.FINISHED)
         self._counters.put(counters.DONE, 1)
@@ -179,36 +178,34 @@ class Worker:
         self._counters.enter(counters.BUSY)
         self._account.idle_ns += time.perf_counter_ns() - began
 
-    def _handle(self, kernel: Kernel, work: Work) -> None:
+    def _handle(self, work: Work) -> None:
         taken = time.perf_counter_ns()
         self._counters.begin(work.id, work.header.tag)
         careful = self._caution.frame == work.id
-        self._apply(kernel, work, taken, careful)  # on return its arrays are gone, their slot free
+        self._apply(work, taken, careful)  # on return its arrays are gone, their slot free
         self._consumer.report_service(int(self._account.service_ns))
         self._intake.done()
         if self._backlog is None or careful or self._is_due(self._backlog):
             self._save_and_commit()
 
-    def _apply(self, kernel: Kernel, work: Work, taken: int, careful: bool) -> None:
-        tag, items = work.header.tag, self._load(work)
+    def _apply(self, work: Work, taken: int, careful: bool) -> None:
+        kernel, tag, items = self._kernel, work.header.tag, self._load(work)
         if careful and items:
-            self._apply_carefully(kernel, work, items, taken)
+            self._apply_carefully(work, items, taken)
             return
         self._emitter.begin(tag, work.id)
         kernel.position = lambda index: describe_position(tag, index)
         self._noting.first = 0
         kernel.run(items, self._watch)
-        self._add_up(kernel, work.header, taken)
+        self._add_up(work.header, taken)
 
-    def _apply_carefully(
-        self, kernel: Kernel, work: Work, items: Sequence[Any], taken: int
-    ) -> None:
+    def _apply_carefully(self, work: Work, items: Sequence[Any], taken: int) -> None:
         """Handle a frame that a worker died on: item by item, each counted as soon as it is done.
 
         With snapshots that could take long; there only what is given up is counted at once. It must
         be, before anything later goes out: nobody could tell how much of that was still its own.
         """
-        tag = work.header.tag
+        kernel, tag = self._kernel, work.header.tag
         for index in range(self._account.settled, len(items)):
             last = index + 1 == len(items)
             part = tag if self._is_tracked else part_of(tag, index, 1)
@@ -221,7 +218,7 @@ class Worker:
             else:
                 self._noting.first = index
                 kernel.run(items[index : index + 1], self._noting, last)
-            self._add_up(kernel, work.header, taken)
+            self._add_up(work.header, taken)
             if not last and (death is not None or not self._has_snapshot):
                 self._settle(index + 1)
 
@@ -233,11 +230,11 @@ class Worker:
 
     # Counting.
 
-    def _add_up(self, kernel: Kernel, header: Header | None, taken: int) -> None:
+    def _add_up(self, header: Header | None, taken: int) -> None:
         paused_ns = self._gate.take_paused_ns() if self._gate is not None else 0
         self._account.blocked_ns += self._emitter.waited_ns - paused_ns
         self._emitter.waited_ns = 0
-        self._account.add(kernel, header, taken)
+        self._account.add(self._kernel, header, taken)
 
     def _is_due(self, backlog: Backlog) -> bool:
         """Whether to count what was handled now, rather than with the state after later frames."""
