@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import signal
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
@@ -18,6 +19,7 @@ def pytest_configure() -> None:
     helpers.terminal = os.dup(2)  # before pytest captures it
     resource_tracker.ensure_running()  # a helper of the standard library's, not a leak
     mark_children()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 
 
 @pytest.fixture(autouse=True)
