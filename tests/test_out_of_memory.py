@@ -78,7 +78,7 @@ def test_running_out_of_memory_while_unpickling_fails_the_run_and_names_stage_an
     with pytest.raises(mpipe.StageError) as error:
         list(pipeline.run([Vast(pickles=True)]))
     assert error.value.args[0] == (
-        "stage 'work' (worker 0) could not unpickle source item 0: MemoryError: "
+        "stage 'work' (worker 0) could not unpickle source item 0: MemoryError"
     )
     assert (error.value.stage, error.value.position) == ("work", "source item 0")
 
