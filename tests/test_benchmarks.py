@@ -13,6 +13,7 @@ import bench_run
 import fault_verdicts
 import faults
 import ideal
+import limits
 import peers
 import psutil
 import pytest
@@ -238,6 +239,21 @@ def test_the_page_compares_mpipe_with_the_best_other_tool() -> None:
     rows = [line.split(" | ")[:3] for line in section.splitlines() if line.startswith("| **mpipe")]
     assert rows == [[f"| **{peers.title('mpipe')}**", "1.80 (1.70..1.90)", "90%"]]
     assert "multiprocessing.Queue by hand did not do it: wrong results" in section
+
+
+@pytest.mark.parametrize("name", limits.LENGTHS)
+def test_a_loop_that_pickles_what_passes_a_connection_gives_what_the_serial_loop_gives(
+    name: str,
+) -> None:
+    workload, loops = workloads.load(name), limits.loops(name)
+    given = [loop(workload.stages, workload.source(6, 1)) for loop in loops.values()]
+    digests = [workloads.digest([workload.keep(output) for output in one]) for one in given]
+    assert len(digests) > 1
+    assert set(digests) == {digests[0]}
+
+
+def test_relays_pass_on_every_message_and_end() -> None:
+    assert len(limits.relayed(3, items=5)) == 5
 
 
 def test_the_cost_of_an_item_is_what_a_run_takes_beyond_one_without_items() -> None:

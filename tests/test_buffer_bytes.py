@@ -206,6 +206,28 @@ def test_frames_do_not_grow_heavy_when_small_items_are_followed_by_large_ones(
     assert max(items for _, items in sizes) > 1000
 
 
+class Heavy:
+    """Counts how often it is pickled; arrives as its size."""
+
+    pickles = 0
+
+    def __reduce__(self) -> Any:
+        Heavy.pickles += 1
+        return len, (bytes(8 * MIB),)
+
+
+def test_a_heavy_item_behind_many_small_ones_is_not_pickled_once_for_each_of_them() -> None:
+    def source() -> Iterator[Any]:
+        for _ in range(3):
+            yield from range(50_000)
+            yield Heavy()
+
+    Heavy.pickles = 0
+    pipeline = mpipe.Pipeline().add_map("same", lambda x: x, workers=1)
+    assert sum(1 for _ in pipeline.run(source())) == 150_003
+    assert Heavy.pickles < 200
+
+
 @pytest.mark.parametrize("drops", [False, True])
 def test_room_that_a_large_item_waited_for_in_vain_is_there_for_small_ones(
     drops: bool, tmp_path: Path

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -392,6 +394,28 @@ def test_waiting_for_room_is_not_service_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("mpipe.runtime.kernel.time.perf_counter_ns", lambda: now)
     kernel, _ = run(work, [1, 2], Blocking(flush_items=1))
     assert kernel.durations == [21, 21]
+
+
+class Held:
+    pass
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_an_item_that_was_tried_again_is_let_go_at_once(failures: int) -> None:
+    """Its arrays lie in shared memory, which is to be used again."""
+    seen: list[weakref.ref[Held]] = []
+
+    def fn(item: Held) -> None:
+        seen.append(weakref.ref(item))
+        if len(seen) <= failures:
+            raise OSError
+
+    gc.disable()
+    try:
+        run(fn, [Held()], retries=2, on_error="skip")
+        assert [ref() for ref in seen] == [None] * min(3, failures + 1)
+    finally:
+        gc.enable()
 
 
 class Greeter(Stage):

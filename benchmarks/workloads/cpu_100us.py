@@ -11,4 +11,5 @@ WORKLOAD = Workload(
     scale=calibrated(100),
     items=30_000,
     batches=(16, 128),
+    turns=5,
 )

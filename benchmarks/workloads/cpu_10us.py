@@ -11,4 +11,5 @@ WORKLOAD = Workload(
     scale=calibrated(10),
     items=250_000,
     batches=(128, 1024),
+    turns=5,
 )

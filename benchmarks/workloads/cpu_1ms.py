@@ -11,4 +11,5 @@ WORKLOAD = Workload(
     scale=calibrated(1000),
     items=6_000,
     batches=(1, 8),
+    turns=5,
 )

@@ -77,7 +77,7 @@ class Shared:
 
 
 class Lane:
-    """One stage: its kernel, its counters and, as the kernel's `Outlet`, its way downstream."""
+    """One stage: its host and kernel, its counters and, as the kernel's `Outlet`, its way on."""
 
     flush_items = 1
 
@@ -166,7 +166,7 @@ class Lane:
         self._origin = Origin(None, False, time.perf_counter_ns())
         try:
             self._kernel.finish()
-            self._host.close()
+            self.close()
         except StageError as error:
             raise Halt(error) from None
 

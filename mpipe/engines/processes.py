@@ -130,9 +130,9 @@ class ProcessesEngine:
         gathering, patience = Deadline(_WHOLE_S), None
         while True:
             self._check_open(items, start)
-            whole = not (gathering.passed or deadline.passed)
+            all_at_once = not (gathering.passed or deadline.passed)
             try:
-                sent = self._source.send(part, targets, self._max_item_bytes, whole)
+                sent = self._source.send(part, targets, self._max_item_bytes, all_at_once)
             except Unsendable as bad:
                 if bad.index:
                     part = part[: bad.index]

@@ -106,19 +106,19 @@ class Source:
         return any(not self._edges[name].producer.channel.ready.waiting() for name in targets)
 
     def send(
-        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, whole: bool
+        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, all_at_once: bool
     ) -> int | Wait:
         """Send a frame's worth of items to all targets, as far as there is room in each.
 
-        Returns how many items are settled, or what to wait for before the next try; with `whole`
-        that may be room for all of them. Raises `frame.Unsendable` before anything
-        is sent.
+        Returns how many items are settled, or what to wait for before the next try; with
+        `all_at_once` that may be room for all of them. Raises `frame.Unsendable` before anything is
+        sent.
         """
         if not self.is_whole:
             self.mend()
         self.is_whole = False
         try:
-            settled = self._send(items, targets, max_item_bytes, whole)
+            settled = self._send(items, targets, max_item_bytes, all_at_once)
         except Unsendable:
             self.is_whole = True
             raise
@@ -126,14 +126,14 @@ class Source:
         return settled
 
     def _send(
-        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, whole: bool
+        self, items: Sequence[Any], targets: Sequence[str], max_item_bytes: int, all_at_once: bool
     ) -> int | Wait:
         edges = [self._edges[name] for name in targets if not self._edges[name].drop_on_full]
         ahead = self.is_ahead
         if not self.can_mark or (edges and ahead):
             return Wait([], BEHIND_S)
         payload = self._encode(items, targets, max_item_bytes)
-        while (room := _room(edges, payload.items, payload.size, whole)) != payload.items:
+        while (room := _room(edges, payload.items, payload.size, all_at_once)) != payload.items:
             if isinstance(room, Wait):
                 return room
             payload = encode(items[:room], max_item_bytes)  # perhaps the larger ones: look again
@@ -153,8 +153,8 @@ class Source:
         payload = encode_all(items, max_item_bytes)[0]
         if payload.items > 1:
             frame_bytes = min(self._edges[name].frame_bytes for name in targets)
-            while most := too_heavy(payload, frame_bytes):
-                payload = encode(items[:most], max_item_bytes)
+            while too_heavy(payload, frame_bytes):
+                payload = encode(items[: payload.items // 2], max_item_bytes)
         self._encoded = items, payload
         return payload
 
@@ -245,15 +245,18 @@ class Source:
         return any((end.published, end.dropped) != before for end, before in sent)
 
 
-def _room(edges: Sequence[Edge], items: int, size: int, whole: bool) -> int | Wait:
-    """For how many of the items, `size` bytes in all, there is room in front of all `edges`."""
+def _room(edges: Sequence[Edge], items: int, size: int, all_at_once: bool) -> int | Wait:
+    """For how many of the items, `size` bytes in all, there is room in front of all `edges`.
+
+    `all_at_once` waits for more while the consumers have enough to do.
+    """
     for edge in edges:
         producer = edge.producer
         got = producer.acquire(items, size)
         if not got:
             fds = [producer.channel.free.fds.read_now] if producer.can_take_more else []
             return Wait(fds, ROOM_S if producer.holds_credits else None)
-        if got < items and whole and producer.consumers_are_busy():
+        if got < items and all_at_once and producer.consumers_are_busy():
             return Wait([], edge.nap_s)
         items, size = got, size * got // items
     return items

@@ -14,13 +14,13 @@ from .wording import one_line
 
 
 class Host:
-    """Stage `spec` in worker number `worker`; once it is open, `fn` is what handles an item."""
+    """Stage `spec` in worker number `worker`; `fn` is what handles an item."""
 
     def __init__(self, spec: StageSpec, worker: int) -> None:
         self.spec = spec
-        self.worker = worker
-        self.fn: Callable[[Any], Any] = spec.fn
+        self.fn: Callable[[Any], Any]  # once it is open
         self.stage: Stage | None = None
+        self._worker = worker
 
     def open(self, fn: Callable[..., Any]) -> None:
         """Make the stage of `fn`, this process's copy of the function, and set it up.
@@ -81,8 +81,9 @@ class Host:
         self, what: str, error: BaseException, position: str = "", attempts: int = 1
     ) -> StageError:
         """The error that says what happened to the stage, and in which worker."""
-        message = f"stage {self.spec.name!r} (worker {self.worker}) {what}: {one_line(error)}"
+        name, worker = self.spec.name, self._worker
+        message = f"stage {name!r} (worker {worker}) {what}: {one_line(error)}"
         trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         if isinstance(error, WorkerDied):
             trace = error.remote_traceback
-        return StageError(message, self.spec.name, self.worker, position, attempts, trace)
+        return StageError(message, name, worker, position, attempts, trace)

@@ -235,12 +235,14 @@ class Kernel:
                     watch.enter(index)
                 self._one(self._items[index], self._given)
                 self._given = 0
+                del error
                 return
             except (Exception, SystemExit) as again:
                 error = again
         self._given = 0
         self._keep_order_of_letters()
         self._give_up(index, error, attempt)
+        del error  # whose traceback has this frame: the item would stay till garbage is collected
 
     def _keep_order_of_letters(self) -> None:
         """Let items before this one fail first, if their outputs cannot travel.
@@ -294,12 +296,13 @@ class Kernel:
 
     def _hand_on(self, last: bool = False) -> None:
         try:
-            self.tally.emitted += self._outbox.hand_on(last)
+            emitted = self._outbox.hand_on(last)
         except Unsendable:
             raise
         except (Exception, SystemExit) as error:
             self._broken = error
             raise
+        self.tally.emitted += emitted
 
     def _hold(self) -> None:
         """Before a wait at the gate: hand on what is done, but for what cannot travel."""

@@ -37,7 +37,10 @@ class Outlet(Protocol):
 
 
 class Outbox:
-    """Collects `outputs` for `outlet`; `ends` says how many there were after each item."""
+    """Collects `outputs` for `outlet`.
+
+    `ends` has the number of outputs after each item that was completed since the last hand-over.
+    """
 
     def __init__(self, outlet: Outlet) -> None:
         self.outputs: list[Any] = []
@@ -49,11 +52,11 @@ class Outbox:
         """Begin with the first item of a frame."""
         self.outputs.clear()
         self.ends.clear()
-        self._done = 0  # items completed before the last time
+        self._done = 0  # items completed before the last hand-over
         self._handed_on_ns = time.perf_counter_ns()
 
     def is_due(self, now: int, longest_ns: int) -> bool:
-        """Whether there are enough outputs to hand on, or none were for `longest_ns`."""
+        """Whether there are many outputs, or the last hand-over was more than `longest_ns` ago."""
         enough = len(self.outputs) >= self._outlet.flush_items
         return enough or now - self._handed_on_ns > longest_ns
 
