@@ -31,7 +31,7 @@ TRAITS: dict[str, Any] = {
     "NESTS": True,  # its `stream` can be the source of another
     "MAPS": True,  # is worth running on workloads of one stage
     "FUSES": True,  # is worth running with all stages in one function
-    "TURNS": 3,  # runs at most so often
+    "ONCE": False,  # takes one turn only
     "LIVE": True,  # takes a source that yields now and then, an item at a time
 }
 

@@ -18,7 +18,7 @@ NAME = "Ray Data"
 PACKAGE = "ray"
 TRIES = NESTS = LIVE = False  # its source is a list
 FUSES = False  # it does that by itself
-TURNS = 1  # a run takes ten seconds, whatever there is to do
+ONCE = True  # a run takes ten seconds, whatever there is to do
 SMALL = 1 << 28
 
 Build = Callable[[Any], Any]
