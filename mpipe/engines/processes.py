@@ -41,7 +41,7 @@ from .turns import Turns, check_not_busy, is_busy
 _SLICE_S = 0.1
 """Longest single wait, in seconds; the state is looked at in between."""
 
-_WHOLE_S = 0.01
+_ALL_AT_ONCE_S = 0.01
 """How long a push waits for room for a whole frame while there is room for a few items."""
 
 _PENDING_S, _NOT_PENDING_S = 0.005, 0.02
@@ -127,7 +127,7 @@ class ProcessesEngine:
     ) -> int:
         """Send some items from `start` on; returns how many are settled."""
         part = items[start : start + self._source.frame_items(targets)]
-        gathering, patience = Deadline(_WHOLE_S), None
+        gathering, patience = Deadline(_ALL_AT_ONCE_S), None
         while True:
             self._check_open(items, start)
             all_at_once = not (gathering.passed or deadline.passed)
