@@ -53,7 +53,7 @@ class Timed(mpipe.Stage):
     """Works on each item; each process adds the time of its first one to the file `firsts`."""
 
     def __init__(self, loops: int, firsts: Path) -> None:
-        self._loops, self._firsts = loops, firsts
+        self._loops, self._firsts = loops, str(firsts)  # no Path, for which to import a module
 
     def setup(self) -> None:
         self._is_first = True
@@ -62,7 +62,7 @@ class Timed(mpipe.Stage):
         began = time.monotonic()
         if self._is_first:
             self._is_first = False
-            with self._firsts.open("a") as file:
+            with open(self._firsts, "a") as file:
                 file.write(f"{began}\n")
         for _ in range(self._loops):
             pass
