@@ -144,7 +144,7 @@ def options() -> argparse.Namespace:
     for option, known in (("--only", WORKLOADS), ("--peers", PEERS)):
         some_of = f"some of: {', '.join(known)}"
         parser.add_argument(option, type=partial(names, known), default=known, help=some_of)
-    parser.add_argument("--repeats", type=int, help="turns of each workload (3 or 5)")
+    parser.add_argument("--repeats", type=int, help="turns of each workload (1 to 5, as it says)")
     return parser.parse_args()
 
 

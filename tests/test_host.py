@@ -69,7 +69,7 @@ def test_a_stage_whose_setup_failed_is_torn_down_for_it_may_have_opened_somethin
     assert stage.calls == ["teardown"]
 
 
-def test_what_a_stage_remembers_goes_on_in_another_process() -> None:
+def test_what_a_stage_remembers_goes_on_in_the_one_that_it_is_restored_to() -> None:
     old, new = opened(Tally()), opened(Tally())
     old.fn(1)
     new.restore(old.snapshot())
