@@ -8,10 +8,15 @@ The layers, each importing only those after it:
     runtime       the coordinator and the workers
     transport     channels of frames in shared memory, the board of counters
     policy        decisions without processes or clocks
-    plan routes graph stage options breaker checks stats errors    plain values
+    plan routes graph schema stage options breaker checks stats errors    plain values
+
+The names below are imported when they are first used: the processes of a run import mpipe as well,
+need few of them, and would take half as long again to start.
 """
 
-from .breaker import CircuitBreaker as CircuitBreaker
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .errors import Cancelled as Cancelled
 from .errors import Closed as Closed
 from .errors import CoordinatorDied as CoordinatorDied
@@ -23,17 +28,50 @@ from .errors import OptionError as OptionError
 from .errors import StageError as StageError
 from .errors import Timeout as Timeout
 from .errors import WorkerDied as WorkerDied
-from .pipeline import Pipeline as Pipeline
-from .pipeline import imap as imap
-from .run import Outputs as Outputs
-from .run import Run as Run
-from .stage import Stage as Stage
-from .stats import BreakerStats as BreakerStats
-from .stats import DeadLetter as DeadLetter
-from .stats import EdgeStats as EdgeStats
-from .stats import Latency as Latency
-from .stats import StageStats as StageStats
-from .stats import Stats as Stats
-from .stats import WorkerStats as WorkerStats
+from .runtime import modulepath as _modulepath  # noqa: F401 (it notes where)
+
+if TYPE_CHECKING:
+    from .breaker import CircuitBreaker as CircuitBreaker
+    from .pipeline import Pipeline as Pipeline
+    from .pipeline import imap as imap
+    from .run import Outputs as Outputs
+    from .run import Run as Run
+    from .stage import Stage as Stage
+    from .stats import BreakerStats as BreakerStats
+    from .stats import DeadLetter as DeadLetter
+    from .stats import EdgeStats as EdgeStats
+    from .stats import Latency as Latency
+    from .stats import StageStats as StageStats
+    from .stats import Stats as Stats
+    from .stats import WorkerStats as WorkerStats
 
 __version__ = "0.1.0"
+
+_LATER = {
+    "breaker": ("CircuitBreaker",),
+    "pipeline": ("Pipeline", "imap"),
+    "run": ("Outputs", "Run"),
+    "stage": ("Stage",),
+    "stats": (
+        *("BreakerStats", "DeadLetter", "EdgeStats", "Latency"),
+        *("StageStats", "Stats", "WorkerStats"),
+    ),
+}
+_HOME = {name: module for module, names in _LATER.items() for name in names}
+
+__all__ = [
+    *("Cancelled", "Closed", "CoordinatorDied", "Full", "GraphError", "ItemError", "MPipeError"),
+    *("OptionError", "StageError", "Timeout", "WorkerDied"),
+    *_HOME,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -12,7 +12,8 @@ from .errors import GraphError, OptionError
 from .graph import Graph, unknown_stage
 from .plan import RunOptions, make_plan
 from .run import Outputs, Run
-from .stage import OPTIONS, Kind, StageSpec, make_spec
+from .schema import OPTIONS, make_spec
+from .stage import Kind, StageSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

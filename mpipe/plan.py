@@ -8,7 +8,6 @@ ordered has a single worker.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from .graph import Graph
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
     from .options import Event
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """A graph whose every stage has a number of workers; `graph.stages` are in topological order.
 
     A *seat* is a place for one worker process. Seats are numbered through the plan: those of the
@@ -43,7 +41,7 @@ class Plan:
         return sum(self.workers)
 
     @property
-    def index(self) -> Mapping[str, int]:
+    def place(self) -> Mapping[str, int]:
         """Each stage's place in `graph.stages`, by name."""
         return {stage.name: i for i, stage in enumerate(self.graph.stages)}
 
@@ -55,13 +53,13 @@ class Plan:
     def producers_of(self, stage: int) -> tuple[int, ...]:
         """Seats that send to stage `stage`, in the order of its edges."""
         name = self.graph.stages[stage].name
-        feeding = [self.index[source] for source in self.graph.upstream(name)]
+        feeding = [self.place[source] for source in self.graph.upstream(name)]
         return tuple(seat for source in feeding for seat in self.seats_of(source))
 
     @property
     def terminal_seats(self) -> tuple[int, ...]:
         """Seats whose outputs are the results."""
-        ends = [self.index[name] for name in self.graph.terminals]
+        ends = [self.place[name] for name in self.graph.terminals]
         return tuple(seat for stage in ends for seat in self.seats_of(stage))
 
     @property

@@ -23,7 +23,7 @@ from mpipe.runtime.breakers import Keeper
 from mpipe.runtime.gate import WorkerGate
 from mpipe.runtime.kernel import Kernel
 from mpipe.runtime.stopping import Stopped
-from mpipe.stage import make_spec
+from mpipe.schema import make_spec
 from mpipe.transport import counters, memory
 from mpipe.transport.counters import Board, SeatCounters
 from mpipe.transport.gate import SharedGate, create_gate

@@ -16,7 +16,8 @@ import mpipe
 from mpipe import options
 from mpipe.plan import make_plan
 from mpipe.runtime.apply import check_result
-from mpipe.stage import ON_ERROR, OPTIONS, StageSpec, make_spec
+from mpipe.schema import ON_ERROR, OPTIONS, make_spec
+from mpipe.stage import StageSpec
 
 
 def same(item: Any) -> list[Any]:

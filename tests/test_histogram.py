@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mpipe import Latency
-from mpipe.policy.histogram import BUCKETS, bucket, record, summarise
+from mpipe.engines.report import Times, summarise
+from mpipe.policy.histogram import BUCKETS, bucket, record
 
 RANDOM = np.random.default_rng(20240607)
 
@@ -44,7 +45,7 @@ def oracle(samples: Any, share: float) -> float:
 def test_percentiles_are_within_1_6_percent_of_every_sample_kept(name: str, chunk: int) -> None:
     samples = DISTRIBUTIONS[name]
     total, most = int(samples.astype(np.int64).sum()), int(samples.max())
-    latency = summarise(histogram(samples, chunk), total, most)
+    latency = summarise(Times(histogram(samples, chunk), total, most))
     for share, value in ((0.5, latency.p50), (0.9, latency.p90), (0.99, latency.p99)):
         assert value == pytest.approx(oracle(samples, share), rel=0.016)
     assert latency.count == len(samples)
@@ -55,7 +56,7 @@ def test_percentiles_are_within_1_6_percent_of_every_sample_kept(name: str, chun
 def test_percentiles_never_exceed_the_maximum_and_are_in_order() -> None:
     for samples in DISTRIBUTIONS.values():
         values = samples.astype(np.int64)
-        latency = summarise(histogram(samples, 1000), int(values.sum()), int(values.max()))
+        latency = summarise(Times(histogram(samples, 1000), int(values.sum()), int(values.max())))
         assert 0 < latency.p50 <= latency.p90 <= latency.p99 <= latency.max
 
 
@@ -72,4 +73,4 @@ def test_times_outside_the_range_go_to_the_ends() -> None:
 
 
 def test_nothing_recorded_gives_an_empty_latency() -> None:
-    assert summarise(np.zeros(BUCKETS, np.uint64), 0, 0) == Latency()
+    assert summarise(Times()) == Latency()

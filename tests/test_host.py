@@ -9,7 +9,7 @@ import pytest
 
 from mpipe import Stage, StageError
 from mpipe.runtime.host import Host
-from mpipe.stage import make_spec
+from mpipe.schema import make_spec
 
 
 class Tally(Stage):

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -17,7 +16,10 @@ import mpipe
 
 ROOT = Path(mpipe.__file__).parent
 LAYERS = (
-    {"errors", "stats", "checks", "stage", "breaker", "options", "graph", "plan", "routes"},
+    {
+        *("errors", "stats", "checks", "stage", "schema", "breaker", "options"),
+        *("graph", "plan", "routes"),
+    },
     {"policy"},
     {"transport"},
     {"runtime"},
@@ -103,12 +105,10 @@ def test_no_module_uses_named_shared_memory(module: Path) -> None:
 
 
 def test_public_names_are_pinned() -> None:
-    named = {
-        name
-        for name, value in vars(mpipe).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
-    assert named == PUBLIC
+    assert set(mpipe.__all__) == PUBLIC
+    assert {name for name in PUBLIC if getattr(mpipe, name).__name__ == name} == PUBLIC
+    with pytest.raises(AttributeError, match="no attribute 'Pipelines'"):
+        mpipe.Pipelines  # noqa: B018
 
 
 def test_importing_mpipe_imports_no_heavy_dependency() -> None:
@@ -118,6 +118,14 @@ def test_importing_mpipe_imports_no_heavy_dependency() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (run.stderr, json.loads(run.stdout)) == ("", [])
+
+
+def test_a_coordinator_imports_only_what_every_run_needs() -> None:
+    """Each of these is some milliseconds of every start."""
+    spared = ["cloudpickle", "dataclasses", "inspect", "logging", "mpipe.stats", "subprocess"]
+    program = f"import sys, mpipe.runtime.service; print([m for m in {spared} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (run.stderr, run.stdout) == ("", "[]\n")
 
 
 def test_the_package_says_that_it_is_typed() -> None:

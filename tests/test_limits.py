@@ -13,7 +13,7 @@ import pytest
 
 import mpipe
 from mpipe.runtime.wear import Wear, own_memory
-from mpipe.stage import make_spec
+from mpipe.schema import make_spec
 
 MIB = 1 << 20
 

@@ -76,12 +76,15 @@ def test_hundreds_of_runs_leave_nothing_in_caller_and_coordinator() -> None:
 
 
 def test_a_worker_finds_nothing_that_the_run_before_has_left() -> None:
-    def look() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), len(sys.modules)
+    def look() -> tuple[int, set[str]]:
+        return len(os.listdir("/proc/self/fd")), set(sys.modules)
 
-    first, afresh = coordinator(look)
+    first, (descriptors, modules) = coordinator(look)
     of_another_kind()
-    assert coordinator(look) == (first, afresh)
+    again, (descriptors_again, modules_again) = coordinator(look)
+    assert (again, descriptors_again) == (first, descriptors)
+    more = {name.split(".")[0] for name in modules_again - modules}
+    assert more <= {"mpipe", *sys.stdlib_module_names}, "what mpipe itself needs, nothing else"
 
 
 def test_cpu_time_is_that_of_the_run_alone() -> None:

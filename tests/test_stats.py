@@ -14,7 +14,7 @@ import mpipe
 from mpipe.engines.snapshot import snapshot
 from mpipe.graph import Graph
 from mpipe.plan import make_plan
-from mpipe.stage import make_spec
+from mpipe.schema import make_spec
 from mpipe.transport import counters, memory
 from mpipe.transport.channel import Channel, create_channel
 from mpipe.transport.counters import Board, Row, SeatCounters

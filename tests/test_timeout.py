@@ -17,7 +17,7 @@ from mpipe.policy.limits import is_overdue, next_look
 from mpipe.runtime.lastwords import ASK
 from mpipe.runtime.limits import Limits, at_work_on
 from mpipe.runtime.noting import Noting
-from mpipe.stage import make_spec
+from mpipe.schema import make_spec
 from mpipe.transport import counters, memory
 from mpipe.transport.counters import Board, SeatCounters
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..plan import Plan, RunOptions
-from ..runtime import modulepath as modulepath  # it notes the directory of the first import
 from .base import Engine, require_linux
 
 

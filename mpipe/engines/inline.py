@@ -24,12 +24,12 @@ import psutil
 from ..errors import Cancelled, Closed, ItemError, MPipeError, StageError
 from ..plan import Plan, RunOptions
 from ..routes import find_routes
-from ..runtime.functions import pack_function
 from ..stage import Stage, StageSpec
 from ..stats import DeadLetter, EdgeStats, Stats, WorkerStats
 from ..transport.frame import Unsendable, encode_all
 from .base import NO_MORE, Batches, Deadline, Halt, why_cancelled
 from .lane import Lane, Origin, Shared
+from .packing import pack_function
 from .refusal import refuse
 from .report import build_stats
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from ..errors import MPipeError
 from ..plan import Plan, RunOptions
 from ..routes import find_routes
 from ..runtime import control
-from ..runtime.functions import pack_function
 from ..runtime.nesting import next_level
 from ..runtime.scarcity import explain
 from ..runtime.spec import RunSpec
@@ -24,6 +22,7 @@ from ..transport.gate import GateFds, create_gate
 from ..transport.layout import ChannelLayout
 from ..transport.store import STORE_BYTES
 from . import standby
+from .packing import pack_function
 from .standby import Child
 
 _LETTERS, _LETTERS_BYTES = 1000, 1 << 26
@@ -126,7 +125,7 @@ def _create(
     )
     results = letters = None
     if options.results:
-        ends = [stages[plan.index[name]] for name in plan.graph.terminals]
+        ends = [stages[plan.place[name]] for name in plan.graph.terminals]
         most = max(stage.buffer_size for stage in ends), max(stage.buffer_bytes for stage in ends)
         results = channel(*most, 1, len(plan.terminal_seats))
     if plan.dead_letter_seats:
@@ -144,7 +143,7 @@ def _create(
     opened.extend((reports_in.detach(), reports.detach()))
     opened.append(memory.create_file(0))
     return RunSpec(
-        replace(plan, graph=plan.graph.without_functions()),
+        plan._replace(graph=plan.graph.without_functions()),
         functions,
         channels,
         results,

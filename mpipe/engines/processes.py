@@ -96,7 +96,7 @@ class ProcessesEngine:
             if self._arrangement is not None and name == CALLER:
                 yield self._arrangement.progress
             else:
-                seat = self._plan.first_seat[self._plan.index[name]]
+                seat = self._plan.first_seat[self._plan.place[name]]
                 yield partial(_progress, self._board, seat)
 
     # Input.
@@ -170,7 +170,7 @@ class ProcessesEngine:
             raise Closed(NO_MORE + which, left)
 
     def _refuse(self, item: Any, which: str, targets: Sequence[str], error: ItemError) -> None:
-        indices = [self._plan.index[name] for name in targets]
+        indices = [self._plan.place[name] for name in targets]
         stages = [self._plan.graph.stages[index] for index in indices]
         position = f"source item {self._source.pushed}"
         letters = refuse(stages, item, which, position, error)

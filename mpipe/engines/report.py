@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..policy import histogram
-from ..stats import BreakerStats, EdgeStats, StageStats, Stats, WorkerStats
+from ..stats import BreakerStats, EdgeStats, Latency, StageStats, Stats, WorkerStats
 
 
 @dataclass
@@ -59,7 +59,7 @@ def build_stats(
         elapsed=elapsed,
         stages={sums.name: _stage(sums, elapsed) for sums in stages},
         edges=tuple(edges),
-        latency=histogram.summarise(e2e.counts, e2e.total_ns, e2e.max_ns),
+        latency=summarise(e2e),
         bottleneck=_bottleneck(stages),
         cpu=cpu,
     )
@@ -87,15 +87,26 @@ def _stage(sums: StageSums, elapsed: float) -> StageStats:
         restarts=sum(worker.restarts for worker in sums.workers),
         recycled=sum(worker.recycled for worker in sums.workers),
         throughput=handled / elapsed if elapsed > 0 else 0.0,
-        latency=histogram.summarise(
-            sums.service.counts, sums.service.total_ns, sums.service.max_ns
-        ),
-        wait=histogram.summarise(sums.wait.counts, sums.wait.total_ns, sums.wait.max_ns),
+        latency=summarise(sums.service),
+        wait=summarise(sums.wait),
         busy=share(sums.busy_ns),
         idle=share(sums.idle_ns),
         blocked=share(sums.blocked_ns),
         breaker=sums.breaker,
     )
+
+
+def summarise(times: Times) -> Latency:
+    """Count, mean and percentiles."""
+    count = int(sum(times.counts))
+    if not count:
+        return Latency()
+    p50, p90, p99 = (
+        min(value, times.max_ns) * 1e-9
+        for value in histogram.percentiles(times.counts, (0.50, 0.90, 0.99))
+    )
+    mean, longest = times.total_ns / count * 1e-9, times.max_ns * 1e-9
+    return Latency(count, mean, p50, p90, p99, longest)
 
 
 def _bottleneck(stages: Sequence[StageSums]) -> str | None:

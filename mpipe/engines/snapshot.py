@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import psutil
 
 from ..plan import Plan
-from ..stats import EdgeStats, Stats, WorkerStats
+from ..stats import BreakerStats, EdgeStats, Stats, WorkerStats
 from ..transport import counters
 from ..transport.channel import Channel
 from ..transport.counters import STATES, Board, Row, idle_and_blocked
@@ -35,7 +35,7 @@ def snapshot(
     edges = _edges(plan, board, channels)
     stages = [_sums(plan, board, rows, edges, i) for i in range(len(plan.workers))]
     for index, gate in (gates or {}).items():
-        stages[index].breaker = gate.stats()
+        stages[index].breaker = BreakerStats(*gate.facts())
     ends = plan.terminal_seats
     cpu = sum(worker.cpu for stage in stages for worker in stage.workers)
     return build_stats(
@@ -59,13 +59,13 @@ def _edges(plan: Plan, board: Board, channels: Sequence[Channel]) -> list[EdgeSt
     """Per connection what was published and dropped, the caller's first."""
     edges = []
     for name in plan.graph.sources:
-        stage = plan.index[name]
+        stage = plan.place[name]
         published, dropped = _sent(channels[stage], range(1))
         published += board.refused(stage)[0]
         edges.append(EdgeStats(None, name, published + dropped, published, dropped))
     for source, target in plan.graph.edges:
-        stage = plan.index[target]
-        seats = plan.seats_of(plan.index[source])
+        stage = plan.place[target]
+        seats = plan.seats_of(plan.place[source])
         indices = [i for i, seat in enumerate(plan.producers_of(stage)) if seat in seats]
         published, dropped = _sent(channels[stage], indices)
         edges.append(EdgeStats(source, target, published + dropped, published, dropped))

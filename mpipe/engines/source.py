@@ -74,7 +74,7 @@ class Source:
         plan = spec.plan
         self._edges, self._caps = {}, {}
         for name in plan.graph.sources:
-            stage = plan.index[name]
+            stage = plan.place[name]
             producer = Producer(channels[stage], 0)
             to, order = plan.graph.stages[stage], spec.order_of(CALLER, name)
             self._edges[name] = Edge(producer, to.drop_on_full, order, to.max_items)

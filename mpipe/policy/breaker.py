@@ -16,8 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
-from ..breaker import CircuitBreaker
+if TYPE_CHECKING:
+    from ..breaker import CircuitBreaker
 
 PATIENCE = 10
 """Half-opens in which an item may fail for free, where it can be given up without the run."""

@@ -8,10 +8,8 @@ shorter than 16 ns, the last all that is longer than 73 minutes.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from itertools import accumulate
-
-from ..stats import Latency
 
 BUCKETS = 38 * 32
 
@@ -31,23 +29,14 @@ def record(counts: MutableSequence[int] | memoryview, nanoseconds: Sequence[int]
         counts[bucket(value)] += 1
 
 
-def summarise(counts: Sequence[int], total_ns: int, max_ns: int) -> Latency:
-    """Mean and percentiles of what was recorded; `total_ns` and `max_ns` are exact."""
+def percentiles(counts: Sequence[int], shares: Iterable[float]) -> list[float]:
+    """Times that so large `shares` (0 to 1) of what was recorded do not exceed, in nanoseconds.
+
+    There must be something in `counts`.
+    """
     cumulative = list(accumulate(counts))
-    count = int(cumulative[-1])
-    if count == 0:
-        return Latency()
-
-    def percentile(share: float) -> float:
-        index = bisect_left(cumulative, max(1, -int(-share * count // 1)))
-        middle = 16 * 2.0 ** (index // 32) * (1 + (index % 32 + 0.5) / 32)
-        return min(middle, max_ns) * 1e-9
-
-    return Latency(
-        count=count,
-        mean=total_ns / count * 1e-9,
-        p50=percentile(0.50),
-        p90=percentile(0.90),
-        p99=percentile(0.99),
-        max=max_ns * 1e-9,
-    )
+    found = []
+    for share in shares:
+        index = bisect_left(cumulative, max(1, -int(-share * cumulative[-1] // 1)))
+        found.append(16 * 2.0 ** (index // 32) * (1 + (index % 32 + 0.5) / 32))
+    return found

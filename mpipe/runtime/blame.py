@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -67,20 +66,20 @@ class Caution(NamedTuple):
     condemned: Mapping[int, Death]
 
 
-@dataclass
 class Record:
     """The deaths of one seat since it last made progress."""
 
-    max_crashes: int
-    frame: int = 0
-    setup_deaths: int = 0
-    unexplained: int = 0
-    """Deaths in a row outside of any item, without an item settled in between."""
-    open_account: bool = False
-    """Whether there was such a death that no item has been blamed for."""
-    settled: int = 0
-    crashes: dict[int, int] = field(default_factory=dict)
-    condemned: dict[int, Death] = field(default_factory=dict)
+    def __init__(self, max_crashes: int) -> None:
+        self.max_crashes = max_crashes
+        self.frame = 0
+        self.setup_deaths = 0
+        self.unexplained = 0
+        """Deaths in a row outside of any item, without an item settled in between."""
+        self.open_account = False
+        """Whether there was such a death that no item has been blamed for."""
+        self.settled = 0
+        self.crashes: dict[int, int] = {}
+        self.condemned: dict[int, Death] = {}
 
     def judge(self, death: Death) -> Verdict:
         """Take note of a death and decide."""

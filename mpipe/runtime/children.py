@@ -9,7 +9,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import subprocess
 import traceback
 from collections.abc import Iterable
 
@@ -17,7 +16,6 @@ from ..transport.descriptors import set_limit
 from . import control
 from .blame import Caution
 from .functions import reseed
-from .interpreter import interpreter
 from .leaving import leave
 from .leftovers import lead
 from .spec import RunSpec
@@ -62,6 +60,10 @@ def _fork_worker(spec: RunSpec, seat: int, caution: Caution, private: Iterable[i
 
 
 def _spawn_worker(spec: RunSpec, seat: int, caution: Caution) -> int:
+    import subprocess  # of those that are forked, none needs it
+
+    from .interpreter import interpreter
+
     fd = control.put_in_file((spec, seat, caution, os.getpid()))
     try:
         command = interpreter(_SPAWN, str(fd))

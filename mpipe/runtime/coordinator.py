@@ -35,6 +35,7 @@ from .breakers import Breakers
 from .children import make_worker
 from .leftovers import Leftovers
 from .limits import Kill, Limits
+from .preload import preload
 from .reports import pack
 from .scarcity import explain, is_temporary
 from .spec import RunSpec
@@ -112,6 +113,7 @@ class Coordinator:
 
         Returns whether it is drained. If not, the caller has been told why.
         """
+        preload(self._spec)
         for seat in self._seats:
             if self._outcome is None:  # many take a while to start
                 self._start(seat)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ItemError
 from ..policy.batching import FRAME_BYTES, FRAME_NS, fair_share, frame_items
-from ..stats import DeadLetter
 from ..transport import counters
 from ..transport.counters import SeatCounters
 from ..transport.frame import Payload, Tag, encode, encode_frames
 from ..transport.producer import Producer
 from .ordering import EdgeOrder
+
+if TYPE_CHECKING:
+    from ..stats import DeadLetter
 
 _NO_EDGE_FLUSH = 1 << 16
 _REFRESH_FRAMES = 16
@@ -247,6 +248,8 @@ def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
     try:
         return encode([letter], max_item_bytes)
     except ItemError as error:
+        from dataclasses import replace
+
         note = f"{letter.error[:_MOST_TEXT]} (the item is lost: {str(error)[:_MOST_TEXT]})"
         trace = letter.traceback[-_MOST_TEXT:]
         cut = replace(letter, item=None, error=note, traceback=trace)

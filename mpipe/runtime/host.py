@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import StageError, WorkerDied
 from ..stage import Stage, StageSpec, has_snapshot, needs_memory
-from ..transport.byvalue import dumps
 from .wording import one_line
 
 
@@ -54,6 +53,8 @@ class Host:
 
     def snapshot(self) -> bytes:
         """What the stage remembers, pickled; raises `StageError`."""
+        from ..transport.byvalue import dumps  # which few stages need
+
         assert self.stage is not None
         try:
             return dumps(self.stage.snapshot())

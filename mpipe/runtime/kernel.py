@@ -12,7 +12,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from operator import length_hint
 from typing import Any, Protocol
@@ -21,7 +20,6 @@ from ..errors import ItemError
 from ..policy.batching import FRAME_NS
 from ..policy.retry import delay_before
 from ..policy.sampling import run_items
-from ..stats import DeadLetter
 from ..transport.frame import Unsendable
 from .apply import Many, One, appliers, check_result
 from .gate import Gate, gated
@@ -46,15 +44,11 @@ class Watch(Protocol):
         """The function goes on with the item it was at."""
 
 
-@dataclass
 class Tally:
     """What happened to the items of one frame, in items."""
 
-    processed: int = 0
-    failed: int = 0
-    dead_lettered: int = 0
-    retried: int = 0
-    emitted: int = 0
+    def __init__(self) -> None:
+        self.processed = self.failed = self.dead_lettered = self.retried = self.emitted = 0
 
 
 class Kernel:
@@ -267,6 +261,8 @@ class Kernel:
             raise failure from error
         self.tally.failed += 1
         if spec.on_error == "dead_letter":
+            from ..stats import DeadLetter  # see `preload`
+
             self.tally.dead_lettered += 1
             item, trace = self._items[index], failure.remote_traceback
             letter = DeadLetter(spec.name, item, one_line(error), trace, attempts, position)

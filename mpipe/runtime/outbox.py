@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..stats import DeadLetter
+if TYPE_CHECKING:
+    from ..stats import DeadLetter
 
 
 class Outlet(Protocol):

@@ -88,7 +88,7 @@ class Worker:
         self._wear = Wear(self._options)
 
     def _open_gate(self, reporter: Reporter) -> WorkerGate | None:
-        fds = self._spec.gates[self._spec.plan.index[self._options.name]]
+        fds = self._spec.gates[self._spec.plan.place[self._options.name]]
         if fds is None:
             return None
         can_give_up = self._options.on_error != "raise"
@@ -284,7 +284,7 @@ def _edges(spec: RunSpec, stage: int, seat: int) -> Iterator[Edge]:
     plan = spec.plan
     source = plan.graph.stages[stage].name
     for name in plan.graph.downstream(source):
-        target = plan.index[name]
+        target = plan.place[name]
         producer = Producer(Channel(spec.channels[target]), plan.producers_of(target).index(seat))
         to = plan.graph.stages[target]
         yield Edge(producer, to.drop_on_full, spec.order_of(source, name), to.max_items)

@@ -20,7 +20,6 @@ from contextlib import suppress
 from select import PIPE_BUF
 from typing import NamedTuple
 
-from ..stats import BreakerStats
 from . import memory
 from .pipe import PipeFds, TokenPipe, create_pipe
 
@@ -104,15 +103,15 @@ class SharedGate:
         """The generation and the flags, in one word."""
         return self._words[_STATE]
 
-    def stats(self) -> BreakerStats:
-        """What there is to tell about it now."""
+    def facts(self) -> tuple[str, int, int, float]:
+        """What there is to tell about it now: the fields of `BreakerStats`."""
         state, since = self.state, self._words[_OPEN_SINCE]
         pausing = max(0, time.perf_counter_ns() - since) if since else 0
-        return BreakerStats(
-            state="open" if state & OPEN else "half-open" if state & HALF_OPEN else "closed",
-            trips=self._words[_TRIPS],
-            reopened=self._words[_REOPENED],
-            seconds_open=(self._words[_OPEN_NS] + pausing) * 1e-9,
+        return (
+            "open" if state & OPEN else "half-open" if state & HALF_OPEN else "closed",
+            self._words[_TRIPS],
+            self._words[_REOPENED],
+            (self._words[_OPEN_NS] + pausing) * 1e-9,
         )
 
     # For the worker in a seat.

@@ -12,7 +12,6 @@ Words are 64 bits, aligned, stored and loaded whole. Only pages that were touche
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 
 PAGE = 4096
@@ -34,7 +33,6 @@ INTENT, PUBLISHED, DROPPED, RETURNING, BASE, BASE_OF, CARRIER = range(7)
 HAND = 7
 
 
-@dataclass(frozen=True)
 class ChannelLayout:
     """Sizes of one channel and the offsets that follow from them.
 
@@ -43,11 +41,19 @@ class ChannelLayout:
     gives back for the frame it takes.
     """
 
-    buffer_items: int
-    consumers: int
-    producers: int
-    max_item_bytes: int
-    buffer_bytes: int = 1 << 62
+    def __init__(
+        self,
+        buffer_items: int,
+        consumers: int,
+        producers: int,
+        max_item_bytes: int,
+        buffer_bytes: int = 1 << 62,
+    ) -> None:
+        self.buffer_items = buffer_items
+        self.consumers = consumers
+        self.producers = producers
+        self.max_item_bytes = max_item_bytes
+        self.buffer_bytes = buffer_bytes
 
     @cached_property
     def unit(self) -> int:
