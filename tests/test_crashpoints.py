@@ -26,7 +26,7 @@ NOT_IN_WORKERS = r"""
     | Channel\.put_ends | Channel\.(close|__enter__|__exit__)
     | Board\.(put|refuse|refused|close|.*coordinator_cpu.*) | idle_and_blocked
     | create_gap_pipe | GapPipe\.has_room | GateFds\.all | create_gate
-    | SharedGate\.(close|stats|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
+    | SharedGate\.(close|facts|put_.*|counted|rung|hear|holds_permit|withdraw_permits)
     | create_file | unmap | Area\.close | PipeFds\.all | create_pipe | _make_room | room_for
     | first_token | Store\.close | Producer\.holds_credits | Producer\.trim | _(reduce|make)_cached
     | heed | go_on | _go_on | _dropped | _repeat
@@ -56,7 +56,7 @@ SELDOM = """
     runtime/wording.py:one_line: return f"WorkerDied: {error.args[0]}"
     runtime/wording.py:one_line: except Exception:
     runtime/wording.py:one_line: message = "its message cannot be had"
-    transport/frame.py:too_heavy: return max(1, payload.items * frame_bytes // payload.size)
+    transport/frame.py:encode_frames: most = max(1, payload.items * frame_bytes // payload.size)
     transport/frame.py:encode_frames: for first in range(done, done + payload.items, most):
     transport/frame.py:encode_frames: part = items[first : min(first + most, done + payload.items)]
     transport/frame.py:encode_frames: at = start + first

@@ -73,13 +73,17 @@ class Link:
             raise self.failure.with_traceback(None)
 
     def wait(self, fds: Sequence[int], seconds: float) -> None:
-        """Wait until one of the descriptors is readable or the coordinator has said something."""
+        """Wait until one of the descriptors is readable or the coordinator has said something.
+
+        That is taken in unless one of them is; so call `check` beside this.
+        """
         if fds or seconds >= 0.001:
             poll = select.poll()
             for fd in (*fds, self._socket.fileno() if self._open else -1):
                 if fd >= 0:  # not closed by another thread
                     poll.register(fd, select.POLLIN)
-            poll.poll(seconds * 1000)
+            if any(fd in fds for fd, _ in poll.poll(seconds * 1000)):
+                return  # what was waited for must not wait for more
         else:  # a poll would round it up to a millisecond
             time.sleep(seconds)
         self.pump()

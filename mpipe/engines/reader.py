@@ -97,9 +97,9 @@ class Reader:
                 if inbox.ended:
                     return
                 self._link.check()
-                wait(inbox)
                 self.collect_letters()
                 patience.enforce()
+                wait(inbox)
                 yield None
         finally:
             self._threads.pop(me, None)

@@ -19,7 +19,7 @@ from ..routes import CALLER
 from ..runtime.emitter import Edge
 from ..runtime.spec import RunSpec
 from ..transport.channel import Channel
-from ..transport.frame import Payload, Tag, Unsendable, encode, encode_all, too_heavy
+from ..transport.frame import Payload, Tag, Unsendable, encode, encode_all, is_heavy
 from ..transport.producer import ROOM_S, Producer
 
 _UNKNOWN_S = 0.002
@@ -80,6 +80,8 @@ class Source:
             self._edges[name] = Edge(producer, to.drop_on_full, order, to.max_items)
             if to.max_items is not None:
                 self._caps[name] = to.max_items
+        edges = self._edges.values()
+        self._marked = [edge.order for edge in edges if edge.order is not None]
         self._orders = orders
         self._window = WINDOW + 2 * sum(stage.buffer_size for stage in plan.graph.stages)
         self._one_by_one = spec.routes.one_by_one
@@ -153,7 +155,7 @@ class Source:
         payload = encode_all(items, max_item_bytes)[0]
         if payload.items > 1:
             frame_bytes = min(self._edges[name].frame_bytes for name in targets)
-            while too_heavy(payload, frame_bytes):
+            while is_heavy(payload, frame_bytes):
                 payload = encode(items[: payload.items // 2], max_item_bytes)
         self._encoded = items, payload
         return payload
@@ -188,9 +190,11 @@ class Source:
         """
         edge, items, payload = self._edges[name], batch.items, batch.payload
         assert payload is not None
-        got = 0 if batch.ahead else edge.producer.acquire(len(items), payload.size)
-        if not edge.drop_on_full:
-            got = len(items)
+        got = len(items)
+        if edge.drop_on_full:
+            got = 0 if batch.ahead else edge.producer.acquire(got, payload.size)
+        elif not edge.producer.holds_credits:  # `mend` has given back what `_room` had taken
+            edge.producer.acquire(got, payload.size)
         if got:
             part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
             edge.producer.trim(got, part.size)  # what a larger frame was waiting with
@@ -212,7 +216,7 @@ class Source:
     @property
     def can_mark(self) -> bool:
         """Whether marks can be sent without waiting."""
-        return all(edge.order is None or edge.order.can_mark for edge in self._edges.values())
+        return not self._marked or all(order.can_mark for order in self._marked)
 
     @property
     def is_ahead(self) -> bool:

@@ -25,7 +25,8 @@ class Account:
     def add(self, kernel: Kernel, header: Header | None, taken_ns: int) -> None:
         """Add what the kernel did last; the frame `header` was taken at `taken_ns`."""
         tally, old = kernel.tally, self._row
-        items, service, longest = self._record_service(kernel)
+        items, longest = self._record_service(kernel)
+        service = kernel.service_ns
         waited = age = 0
         if header is not None and items:
             tag, seat = header.tag, self._seat
@@ -53,19 +54,16 @@ class Account:
         )
         self.idle_ns = self.blocked_ns = 0
 
-    def _record_service(self, kernel: Kernel) -> tuple[int, int, int]:
-        """Take the service times down; returns how many, their sum and the longest."""
-        durations, runs = kernel.durations, kernel.runs
-        items = service = longest = 0
-        if durations:
-            items, service, longest = len(durations), sum(durations), max(durations)
-            self._seat.record(counters.SERVICE, durations)
-        for mean, count in runs:
+    def _record_service(self, kernel: Kernel) -> tuple[int, int]:
+        """Take the service times down; returns how many there are, and the longest."""
+        items, longest = len(kernel.durations), max(kernel.durations, default=0)
+        if items:
+            self._seat.record(counters.SERVICE, kernel.durations)
+        for mean, count in kernel.runs:
             items += count
-            service += mean * count
             longest = max(longest, mean)
             self._seat.record_same(counters.SERVICE, mean, count)
-        return items, service, longest
+        return items, longest
 
     def _learn(self, mean_ns: float) -> None:
         known = self.service_ns

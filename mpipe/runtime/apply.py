@@ -65,11 +65,21 @@ def _map(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One, 
         try:
             extend(map(fn, items))
         finally:
-            ends.extend(range(before + 1, len(outputs) + 1))
+            ends.extend(_numbers(before + 1, len(outputs)))
         if len(outputs) - before < count:  # `extend` takes it for the end
             raise StopIteration
 
     return one, many
+
+
+_known: list[int] = []
+
+
+def _numbers(first: int, last: int) -> list[int]:
+    """The numbers from 1 or more to `last`: made once, which takes as long as pickling them."""
+    if last > len(_known):
+        _known.extend(range(len(_known) + 1, max(last, 2 * len(_known)) + 1))
+    return _known[first - 1 : last]
 
 
 def _filter(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One, Many]:

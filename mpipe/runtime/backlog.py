@@ -204,7 +204,8 @@ class Backlog:
         self._states.append(record)
         self._state_at = record.offset
 
-    def prepare(self, row: int) -> None:
+    def prepare(self) -> None:
+        row = 1 - self._seat.row_number
         self._store.put_root(row, (self._done, self._state_at, *self._handled_to))
 
     def counted(self, settled: int) -> None:

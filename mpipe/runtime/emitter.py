@@ -145,11 +145,14 @@ class Emitter:
         for edge in self._edges:
             start = 0
             for payload in frames[edge.frame_items]:
-                count = payload.items
-                part = _part(outputs, start, count)
-                ends = last and start + count == len(outputs)
-                self._send(edge, part, payload, part_of(tag, start, count), ends)
-                start += count
+                end = start + payload.items
+                ends = last and end == len(outputs)
+                if payload.items == len(outputs):
+                    self._send(edge, outputs, payload, tag, ends)
+                else:
+                    part = part_of(tag, start, payload.items)
+                    self._send(edge, outputs[start:end], payload, part, ends)
+                start = end
             if last and not outputs and edge.order is not None:
                 self._mark_end(edge, tag)
 
@@ -161,18 +164,22 @@ class Emitter:
         return source._replace(put_ns=now, exact=0)
 
     def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
+        limits = self._max_item_bytes, self._frame_bytes
+        if len(outputs) <= size:
+            return encode_frames(outputs, *limits)
         payloads: list[Payload] = []
         for start in range(0, len(outputs), size):
-            part = _part(outputs, start, size)
-            payloads += encode_frames(part, self._max_item_bytes, self._frame_bytes, start)
+            payloads += encode_frames(outputs[start : start + size], *limits, start)
         return payloads
 
     def _send(self, edge: Edge, items: list[Any], payload: Payload, tag: Tag, last: bool) -> None:
         """Publish what of `items` is not out yet, in as many frames as the credits dictate."""
-        start = min(edge.skip, len(items))
-        edge.skip -= start
+        start = 0
+        if edge.skip:
+            start = min(edge.skip, len(items))
+            edge.skip -= start
         if start < len(items):
-            self._seat.reach(self._work, self._upto, self.is_replay)
+            self._seat.reach(self._work, self._upto, self._is_replay and self.is_replay)
         producer, order, item_bytes = edge.producer, edge.order, payload.size / len(items)
         while start < len(items):
             want = len(items) - start
@@ -182,7 +189,7 @@ class Emitter:
                 break
             if got < len(items):
                 payload = encode(items[start : start + got], self._max_item_bytes)
-            part = part_of(tag, start, got)
+            part = tag if got == len(items) else part_of(tag, start, got)
             start += got
             if order is not None:
                 ends = last and start == len(items)
@@ -254,11 +261,6 @@ def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
         trace = letter.traceback[-_MOST_TEXT:]
         cut = replace(letter, item=None, error=note, traceback=trace)
         return encode([cut], max(max_item_bytes, _LETTER_BYTES))
-
-
-def _part(items: list[Any], start: int, count: int) -> list[Any]:
-    """So many of the items from `start` on; where that is all of them, no copy."""
-    return items[start : start + count] if start or count < len(items) else items
 
 
 def part_of(tag: Tag, start: int, items: int) -> Tag:

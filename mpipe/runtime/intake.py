@@ -47,8 +47,8 @@ class Intake(Protocol):
     def done(self) -> None:
         """The frame in hand was handled; it is kept until it is counted."""
 
-    def prepare(self, row: int) -> None:
-        """All that was handled is about to be counted, in row number `row` of the counters."""
+    def prepare(self) -> None:
+        """All that was handled is about to be counted."""
 
     def counted(self, settled: int) -> None:
         """It is counted now, if `settled` is 0; else so many items of the frame in hand are."""
@@ -74,14 +74,12 @@ class Direct:
             if consumer.token == END:
                 self.ended = True
                 return None
-            header = consumer.claim()
-            if header is None:
-                continue
-            if self._seat.is_committed(consumer.token):
+            if header := consumer.claim():
+                token = consumer.token
+                if not self._seat.is_committed(token):
+                    self._seat.put(counters.HOLDING, header.items)
+                    return Work(token, header, consumer.load)
                 consumer.release()
-                continue
-            self._seat.put(counters.HOLDING, header.items)
-            return Work(consumer.token, header, consumer.load)
         return None
 
     def wait(self) -> None:
@@ -90,7 +88,7 @@ class Direct:
     def done(self) -> None:
         pass
 
-    def prepare(self, row: int) -> None:
+    def prepare(self) -> None:
         pass
 
     def counted(self, settled: int) -> None:

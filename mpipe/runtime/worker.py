@@ -172,11 +172,9 @@ class Worker:
         self._counters.put(counters.DONE, 1)
 
     def _wait(self) -> None:
-        began = time.perf_counter_ns()
-        self._counters.enter(counters.IDLE)
+        began = self._counters.enter(counters.IDLE)
         self._intake.wait()
-        self._counters.enter(counters.BUSY)
-        self._account.idle_ns += time.perf_counter_ns() - began
+        self._account.idle_ns += self._counters.enter(counters.BUSY) - began
 
     def _handle(self, work: Work) -> None:
         taken = time.perf_counter_ns()
@@ -250,23 +248,25 @@ class Worker:
 
     def _settle(self, items: int) -> None:
         """Count so many items of the frame in hand."""
-        self._save_state()
+        if self._has_snapshot:
+            self._save_state()
         counted = self._counters.committed if self._backlog is None else self._backlog.reached
         self._commit(counted, items)
 
     def _save_and_commit(self) -> None:
-        self._save_state()
+        if self._has_snapshot:
+            self._save_state()
         self._commit(self._intake.reached)
 
     def _save_state(self) -> None:
-        if self._has_snapshot and self._backlog is not None:
-            began = time.perf_counter_ns()
-            self._backlog.keep_state(self.host.snapshot())
-            self._pace.took(began, time.perf_counter_ns())
+        assert self._backlog is not None
+        began = time.perf_counter_ns()
+        self._backlog.keep_state(self.host.snapshot())
+        self._pace.took(began, time.perf_counter_ns())
 
     def _commit(self, work: int, settled: int = 0) -> None:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
-        self._intake.prepare(1 - self._counters.row_number)
+        self._intake.prepare()
         self._account.commit(work, settled)
         if not settled and (self._backlog is None or not self._emitter.is_replay):
             self._counters.put(counters.REACHED, 0)  # all that is out is counted

@@ -24,6 +24,7 @@ from . import frame
 from .channel import Channel
 from .layout import CREDITED, IN_HAND, PAGE, RETURN_ATTEMPT, RETURNED, SERVICE_NS, SPARE
 from .token import (
+    ATTEMPT_MASK,
     ATTEMPT_ONE,
     END,
     SERIAL_ONE,
@@ -56,6 +57,7 @@ class Consumer:
         self._copy = copy
         self._recovering = False
         self._header: frame.Header | None = None
+        self._payload_start = 0
         self._mapping: mmap.mmap | None = None
         self._most_touched = channel.layout.buffer_bytes + RETAINED_BYTES
 
@@ -76,13 +78,14 @@ class Consumer:
         """Make the frame in hand ours and return its credits; None if its token was a double."""
         words, block = self._words, self._block
         token = words[block + IN_HAND]
-        if attempt(token):
+        if token & ATTEMPT_MASK:
             genuine = self._is_genuine(token)
             token = plain(token) if genuine else 0
             words[block + IN_HAND] = token
             if not genuine:
                 return None
-        header, riders = frame.read_header(self.channel.slot(token & SLOT_MASK), token)
+        slot = self.channel.slot(token & SLOT_MASK)
+        header, riders, self._payload_start = frame.read_header(slot, token)
         if words[block + CREDITED] != token:
             self._return_credits(words[block + SPARE], riders)
             words[block + CREDITED] = token
@@ -97,8 +100,13 @@ class Consumer:
         if self._recovering:
             self._return_doubtful([spare, *from_bytes(riders)])
             return
-        credits = successors(spare.to_bytes(8, "little") + riders)
-        commit(self._words, credits)
+        following = spare + SERIAL_ONE
+        credits = following.to_bytes(8, "little")
+        if riders:
+            credits += successors(riders)
+            commit(self._words, credits)
+        else:
+            self._words[following & SLOT_MASK] = following
         self.channel.free.put(credits)
 
     @property
@@ -118,10 +126,10 @@ class Consumer:
 
     def payload(self) -> memoryview:
         """The claimed frame's payload where it lies."""
-        header, slot = self.header, self.token & SLOT_MASK
+        header, start = self.header, self._payload_start
+        slot = self._words[self._block + IN_HAND] & SLOT_MASK
         if header.spilled:
             return self.channel.spills.part(slot, header.payload_bytes)
-        start = frame.payload_offset(header)
         return self.channel.slot(slot)[start : start + header.payload_bytes]
 
     def release(self) -> None:
@@ -133,7 +141,7 @@ class Consumer:
             self._mapping = None
         if header is not None and header.spilled:
             self._limit_spills(token & SLOT_MASK)
-        self._header = None
+        self._header, self._payload_start = None, 0
         words[block + SPARE] = token
         words[block + IN_HAND] = 0
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ..policy import histogram
 from . import memory
 from .frame import Tag
-from .token import ATTEMPT_ONE, SERIAL_ONE, plain
+from .token import ATTEMPT_MASK, ATTEMPT_ONE, SERIAL_ONE, plain
 
 # Words of the worker.
 COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
@@ -151,10 +151,12 @@ class SeatCounters:
         word, at = self._start + REACHED, reached(frame, items)
         self._words[word] = max(at, self._words[word]) if is_replay else at
 
-    def enter(self, state: int) -> None:
-        """Say what the worker does from now on."""
+    def enter(self, state: int) -> int:
+        """Say what the worker does from now on; returns the time, by `perf_counter_ns`."""
+        now = time.perf_counter_ns()
         self._words[self._start + STATE] = state
-        self._words[self._start + SINCE] = time.perf_counter_ns()
+        self._words[self._start + SINCE] = now
+        return now
 
     @property
     def committed(self) -> int:
@@ -163,7 +165,7 @@ class SeatCounters:
 
     def is_committed(self, token: int) -> bool:
         """Whether the frame `token` has been counted."""
-        return self.committed == token
+        return self._words[self._start + COMMITTED] & ~ATTEMPT_MASK == token
 
     @property
     def row_number(self) -> int:

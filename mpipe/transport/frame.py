@@ -13,7 +13,7 @@ import pickle
 import struct
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from ..errors import ItemError, MPipeError
@@ -26,6 +26,9 @@ OUT_OF_BAND_BYTES = 1 << 12
 _HEADER = struct.Struct("=13Q")
 _CHECKSUM = struct.Struct("=Q")
 HEADER_BYTES = _CHECKSUM.size + _HEADER.size
+
+_make = tuple.__new__
+"""Makes a named tuple of a plain one. Its own ways to do so run Python, for every frame."""
 
 
 class Unsendable(Exception):
@@ -85,7 +88,7 @@ class Header(NamedTuple):
         if values[6]:
             start += _HEADER.size
             path = tuple(memory[start : start + 8 * values[6]].cast("Q"))
-        return cls._make((*values[:6], Tag._make((*values[7:], path))))
+        return _make(cls, (*values[:6], _make(Tag, (*values[7:], path))))
 
     @property
     def packed_bytes(self) -> int:
@@ -121,9 +124,9 @@ def encode(items: Sequence[Any], max_bytes: int) -> Payload:
     except Exception:
         buffers.clear()
         data = _encode_by_value(items, in_band)
-    size = _pickle_offset(len(buffers)) + len(data)
+    size = len(data)
     if buffers:
-        size += sum(_aligned(raw.nbytes) for raw in buffers) + 64
+        size += 8 * len(buffers) + sum(_aligned(raw.nbytes) for raw in buffers) + 64
     if size > max_bytes + 4096:
         raise ItemError(f"pickled it takes {size:,} bytes, over the limit of {max_bytes:,}")
     return Payload(len(items), data, buffers, size)
@@ -157,24 +160,23 @@ def encode_all(items: Sequence[Any], max_bytes: int, start: int = 0) -> list[Pay
     return left + encode_all(items[half:], max_bytes, start + half)
 
 
-def too_heavy(payload: Payload, frame_bytes: int) -> int:
-    """Of how many items a frame of some `frame_bytes` would be, if this one is twice that; else 0.
+def is_heavy(payload: Payload, frame_bytes: int) -> bool:
+    """Whether a frame is twice what it should be, and can be cut.
 
     Frames are cut by the mean size of an item, and later ones may be much larger.
     """
-    if payload.items == 1 or payload.size <= 2 * frame_bytes:
-        return 0
-    return max(1, payload.items * frame_bytes // payload.size)
+    return payload.size > 2 * frame_bytes and payload.items > 1
 
 
 def encode_frames(
     items: Sequence[Any], max_bytes: int, frame_bytes: int, start: int = 0
 ) -> list[Payload]:
-    """As `encode_all`, but cut those that are too heavy."""
+    """As `encode_all`, but cut those that are heavy into frames of some `frame_bytes`."""
     payloads: list[Payload] = []
     done = 0
     for payload in encode_all(items, max_bytes, start):
-        if most := too_heavy(payload, frame_bytes):
+        if is_heavy(payload, frame_bytes):
+            most = max(1, payload.items * frame_bytes // payload.size)
             for first in range(done, done + payload.items, most):
                 part = items[first : min(first + most, done + payload.items)]
                 at = start + first
@@ -228,24 +230,30 @@ def write(
         offset += _aligned(raw.nbytes)
 
 
-def read_header(slot: memoryview, token: int) -> tuple[Header, bytes]:
-    """Header and riders of the frame in `slot`; raises `MPipeError` if it is not `token`'s."""
+def read_header(slot: memoryview, token: int) -> tuple[Header, bytes, int]:
+    """Header and riders of the frame in `slot`, and where its payload starts if it is not spilled.
+
+    Raises `MPipeError` if it is not `token`'s.
+    """
     header = Header.unpack(slot, _CHECKSUM.size)
     start = _CHECKSUM.size + header.packed_bytes
-    head = slot[_CHECKSUM.size : start + 8 * header.riders]
+    end = start + 8 * header.riders
+    head = slot[_CHECKSUM.size : end]
     if _CHECKSUM.unpack_from(slot)[0] != _checksum(token, head):
         raise MPipeError(
             f"corrupted frame in slot {token & 0xFFFF}: its shared memory was overwritten; "
             f"look for code that writes through stray pointers, such as a faulty extension"
         )
-    return header, bytes(slot[start : start + 8 * header.riders])
+    return header, bytes(slot[start:end]), _aligned(end)
 
 
 def read_items(header: Header, memory: memoryview) -> Sequence[Any]:
     """Unpickle the items from the payload's memory; arrays are views on it."""
+    items: Sequence[Any]
     if not header.buffers:
-        return cast("Sequence[Any]", pickle.loads(memory[: header.pickle_bytes]))
-    offset = _pickle_offset(header.buffers)
+        items = pickle.loads(memory[: header.pickle_bytes])
+        return items
+    offset = 8 * header.buffers
     data = memory[offset : offset + header.pickle_bytes]
     lengths = memory[:offset].cast("Q").tolist()
     offset = _aligned(offset + header.pickle_bytes)
@@ -253,7 +261,8 @@ def read_items(header: Header, memory: memoryview) -> Sequence[Any]:
     for length in lengths:
         buffers.append(memory[offset : offset + length])
         offset += _aligned(length)
-    return cast("Sequence[Any]", pickle.loads(data, buffers=buffers))
+    items = pickle.loads(data, buffers=buffers)
+    return items
 
 
 def owned(header: Header, payload: memoryview) -> memoryview:
@@ -261,17 +270,8 @@ def owned(header: Header, payload: memoryview) -> memoryview:
     return memoryview(bytearray(payload)) if header.buffers else payload
 
 
-def payload_offset(header: Header) -> int:
-    """Where the payload starts in the slot, if it is not spilled."""
-    return _aligned(_CHECKSUM.size + header.packed_bytes + 8 * header.riders)
-
-
 def _checksum(token: int, head: bytes | memoryview) -> int:
     return crc32(head, (token ^ token >> 24) & 0xFFFFFFFF)
-
-
-def _pickle_offset(buffers: int) -> int:
-    return 8 * buffers
 
 
 def _aligned(size: int) -> int:

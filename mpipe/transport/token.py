@@ -78,8 +78,9 @@ def successors(tokens: bytes) -> bytes:
 
 def commit(words: memoryview, tokens: bytes) -> None:
     """Store tokens as the current ones of their slots, in the table at the start of `words`."""
-    for token in from_bytes(tokens):
-        words[token & SLOT_MASK] = token
+    if tokens:
+        for token in from_bytes(tokens):
+            words[token & SLOT_MASK] = token
 
 
 @lru_cache(MAX_CREDITS)
