@@ -1,8 +1,8 @@
 """From the user's graph to what an engine runs: pools of workers and the channels between them.
 
 Pure: a graph and a number of cores in, a plan out. The first plan is simple: one pool a stage;
-the stages that leave `workers` open share the cores evenly, at least one worker each; one that is
-ordered has a single worker.
+the stages that leave `workers` open have twice as many workers as there are cores, shared evenly,
+but none more than there are cores, or less than one; one that is ordered has a single worker.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from .graph import Graph
 
 if TYPE_CHECKING:
     from .options import Event
+
+
+_PER_CORE = 2
+"""Workers for each core. Which stage is busy is not known before; those of the others cost little
+while they wait."""
 
 
 class Plan(NamedTuple):
@@ -81,8 +86,11 @@ def make_plan(graph: Graph, cores: int) -> Plan:
     """Give every stage of a valid graph its pool; `workers=k` is obeyed to the letter."""
     stages = graph.topological()
     open_stages = [s.name for s in stages if s.workers is None and not s.ordered]
-    share, rest = divmod(cores, len(open_stages)) if open_stages else (0, 0)
-    counts = {name: max(1, share + (1 if i < rest else 0)) for i, name in enumerate(open_stages)}
+    share, rest = divmod(_PER_CORE * cores, len(open_stages)) if open_stages else (0, 0)
+    counts = {
+        name: min(cores, max(1, share + (1 if i < rest else 0)))
+        for i, name in enumerate(open_stages)
+    }
     workers = tuple(stage.workers or counts.get(stage.name, 1) for stage in stages)
     return Plan(graph._replace(stages=stages), workers, cores)
 

@@ -38,7 +38,7 @@ def _optional(accepts: Callable[[Any], bool]) -> Callable[[Any], bool]:
 OPTIONS: Mapping[str, Option] = {
     "workers": Option(
         _optional(is_whole(1, MOST_WORKERS)),
-        f"a whole number of processes from 1 to {MOST_WORKERS}, or None for a share of the cores",
+        f"a whole number of processes from 1 to {MOST_WORKERS}, or None to leave it to mpipe",
     ),
     "buffer_size": Option(is_whole(1), "a whole number of items, 1 or more"),
     "buffer_bytes": Option(is_whole(1), "a whole number of bytes, 1 or more"),

@@ -75,13 +75,13 @@ OPTION_NAMES = (
 
 BAD_STAGES: list[tuple[dict[str, Any], str]] = [
     ({"workers": 0}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
-        "None for a share of the cores, not 0"),
+        "None to leave it to mpipe, not 0"),
     ({"workers": 1025}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
-        "None for a share of the cores, not 1025"),
+        "None to leave it to mpipe, not 1025"),
     ({"workers": 2.0}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
-        "None for a share of the cores, not 2.0"),
+        "None to leave it to mpipe, not 2.0"),
     ({"workers": True}, "stage 'a': workers must be a whole number of processes from 1 to 1024, or "
-        "None for a share of the cores, not True"),
+        "None to leave it to mpipe, not True"),
     ({"buffer_size": 0}, "stage 'a': buffer_size must be a whole number of items, 1 or more, "
         "not 0"),
     ({"buffer_size": None}, "stage 'a': buffer_size must be a whole number of items, 1 or more, "
@@ -395,14 +395,16 @@ def test_topological_order_puts_every_stage_after_all_that_feed_it() -> None:
 @pytest.mark.parametrize(
     ("cores", "asked", "given"),
     [
-        (8, (None, None), (4, 4)),
-        (8, (None, None, None), (3, 3, 2)),
+        (8, (None,), (8,)),
+        (8, (None, None), (8, 8)),
+        (8, (None, None, None), (6, 5, 5)),
         (1, (None, None), (1, 1)),
+        (1, (None, None, None), (1, 1, 1)),
         (2, (5, None), (5, 2)),
         (4, (3, 1), (3, 1)),
     ],
 )
-def test_explicit_workers_are_obeyed_and_open_stages_share_the_cores(
+def test_explicit_workers_are_obeyed_and_open_stages_share_two_workers_for_each_core(
     cores: int, asked: tuple[int | None, ...], given: tuple[int, ...]
 ) -> None:
     pipeline = chain(*"abc"[: len(asked)])

@@ -165,7 +165,7 @@ class Emitter:
 
     def _encode(self, outputs: list[Any], size: int) -> list[Payload]:
         limits = self._max_item_bytes, self._frame_bytes
-        if len(outputs) <= size:
+        if 0 < len(outputs) <= size:
             return encode_frames(outputs, *limits)
         payloads: list[Payload] = []
         for start in range(0, len(outputs), size):

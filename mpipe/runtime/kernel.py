@@ -293,7 +293,10 @@ class Kernel:
                 else:
                     self._give_up(index, bad.error, 1)
         if aborted is not None:
-            raise aborted
+            try:
+                raise aborted
+            finally:
+                del aborted  # see `_retry`
 
     def _hand_on(self, last: bool = False) -> None:
         try:
