@@ -248,21 +248,19 @@ class Worker:
 
     def _settle(self, items: int) -> None:
         """Count so many items of the frame in hand."""
-        if self._has_snapshot:
-            self._save_state()
+        self._save_state()
         counted = self._counters.committed if self._backlog is None else self._backlog.reached
         self._commit(counted, items)
 
     def _save_and_commit(self) -> None:
-        if self._has_snapshot:
-            self._save_state()
+        self._save_state()
         self._commit(self._intake.reached)
 
     def _save_state(self) -> None:
-        assert self._backlog is not None
-        began = time.perf_counter_ns()
-        self._backlog.keep_state(self.host.snapshot())
-        self._pace.took(began, time.perf_counter_ns())
+        if self._has_snapshot and self._backlog is not None:
+            began = time.perf_counter_ns()
+            self._backlog.keep_state(self.host.snapshot())
+            self._pace.took(began, time.perf_counter_ns())
 
     def _commit(self, work: int, settled: int = 0) -> None:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
