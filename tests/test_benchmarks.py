@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -252,8 +253,9 @@ def test_a_loop_that_pickles_what_passes_a_connection_gives_what_the_serial_loop
     assert set(digests) == {digests[0]}
 
 
-def test_relays_pass_on_every_message_and_end() -> None:
-    assert len(limits.relayed(3, items=5)) == 5
+@pytest.mark.parametrize("relay", [limits.pass_bytes_on, limits.pass_item_on])
+def test_relays_pass_on_every_message_and_end(relay: limits.Relay) -> None:
+    assert len(limits.relayed(relay, pickle.dumps((1, 2)), 3, items=5)) == 5
 
 
 def test_the_cost_of_an_item_is_what_a_run_takes_beyond_one_without_items() -> None:
