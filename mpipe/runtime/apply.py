@@ -77,8 +77,7 @@ _known: list[int] = []
 
 def _numbers(first: int, last: int) -> list[int]:
     """The numbers from 1 or more to `last`: made once, which takes as long as pickling them."""
-    if last > len(_known):
-        _known.extend(range(len(_known) + 1, max(last, 2 * len(_known)) + 1))
+    _known.extend(range(len(_known) + 1, last + 1))
     return _known[first - 1 : last]
 
 

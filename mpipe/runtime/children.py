@@ -18,6 +18,7 @@ from .blame import Caution
 from .functions import reseed
 from .leaving import leave
 from .leftovers import lead
+from .preload import preload
 from .spec import RunSpec
 from .worker import run_worker
 
@@ -80,6 +81,7 @@ def spawned(fd: str) -> None:
     spec, seat, caution, parent = control.take_from_file(int(fd))
     for inherited in spec.descriptors():
         os.set_inheritable(inherited, False)
+    preload(spec)
     _live_and_leave(spec, seat, caution, parent)
 
 

@@ -113,7 +113,8 @@ class Coordinator:
 
         Returns whether it is drained. If not, the caller has been told why.
         """
-        preload(self._spec)
+        if self._spec.start_method == "fork":
+            preload(self._spec)
         for seat in self._seats:
             if self._outcome is None:  # many take a while to start
                 self._start(seat)

@@ -1,7 +1,8 @@
-"""What the workers of a run will need, imported once in the coordinator before they are forked.
+"""What the workers of a run will need, imported before any of the user's code runs.
 
-Importing is most of what a coordinator takes to start; so what only some runs need comes later. A
-worker that has no descriptor left, or no memory, must find it there.
+Importing is most of what a coordinator takes to start; so what only some runs need comes later, but
+before it forks workers: once for all of them. And one that has no descriptor left, or no memory,
+must find it there.
 """
 
 from __future__ import annotations
