@@ -28,7 +28,7 @@ from .errors import OptionError as OptionError
 from .errors import StageError as StageError
 from .errors import Timeout as Timeout
 from .errors import WorkerDied as WorkerDied
-from .runtime import modulepath as _modulepath  # noqa: F401 (it notes where)
+from .runtime import modulepath as _modulepath  # noqa: F401  (notes the current directory)
 
 if TYPE_CHECKING:
     from .breaker import CircuitBreaker as CircuitBreaker
