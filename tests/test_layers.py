@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -107,6 +108,12 @@ def test_no_module_uses_named_shared_memory(module: Path) -> None:
 def test_public_names_are_pinned() -> None:
     assert set(mpipe.__all__) == PUBLIC
     assert {name for name in PUBLIC if getattr(mpipe, name).__name__ == name} == PUBLIC
+    named = {
+        name
+        for name, value in vars(mpipe).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert named == PUBLIC
     with pytest.raises(AttributeError, match="no attribute 'Pipelines'"):
         mpipe.Pipelines  # noqa: B018
 

@@ -80,8 +80,6 @@ class Source:
             self._edges[name] = Edge(producer, to.drop_on_full, order, to.max_items)
             if to.max_items is not None:
                 self._caps[name] = to.max_items
-        edges = self._edges.values()
-        self._marked = [edge.order for edge in edges if edge.order is not None]
         self._orders = orders
         self._window = WINDOW + 2 * sum(stage.buffer_size for stage in plan.graph.stages)
         self._one_by_one = spec.routes.one_by_one
@@ -190,11 +188,9 @@ class Source:
         """
         edge, items, payload = self._edges[name], batch.items, batch.payload
         assert payload is not None
-        got = len(items)
-        if edge.drop_on_full:
-            got = 0 if batch.ahead else edge.producer.acquire(got, payload.size)
-        elif not edge.producer.holds_credits:  # `mend` has given back what `_room` had taken
-            edge.producer.acquire(got, payload.size)
+        got = 0 if batch.ahead else edge.producer.acquire(len(items), payload.size)
+        if not edge.drop_on_full:
+            got = len(items)
         if got:
             part = payload if got == len(items) else encode(items[:got], batch.max_item_bytes)
             edge.producer.trim(got, part.size)  # what a larger frame was waiting with
@@ -216,7 +212,7 @@ class Source:
     @property
     def can_mark(self) -> bool:
         """Whether marks can be sent without waiting."""
-        return not self._marked or all(order.can_mark for order in self._marked)
+        return all(edge.order is None or edge.order.can_mark for edge in self._edges.values())
 
     @property
     def is_ahead(self) -> bool:

@@ -56,6 +56,7 @@ def _flat(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One,
 
 def _map(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One, Many]:
     append, extend = outputs.append, outputs.extend
+    numbers: list[int] = []  # from 1 on; made once, for that takes as long as to pickle them
 
     def one(item: Any, skip: int) -> None:
         append(fn(item))
@@ -65,20 +66,12 @@ def _map(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One, 
         try:
             extend(map(fn, items))
         finally:
-            ends.extend(_numbers(before + 1, len(outputs)))
+            numbers.extend(range(len(numbers) + 1, len(outputs) + 1))
+            ends.extend(numbers[before : len(outputs)])
         if len(outputs) - before < count:  # `extend` takes it for the end
             raise StopIteration
 
     return one, many
-
-
-_known: list[int] = []
-
-
-def _numbers(first: int, last: int) -> list[int]:
-    """The numbers from 1 or more to `last`: made once, which takes as long as pickling them."""
-    _known.extend(range(len(_known) + 1, last + 1))
-    return _known[first - 1 : last]
 
 
 def _filter(fn: Fn, outputs: list[Any], ends: list[int], take: Take) -> tuple[One, Many]:

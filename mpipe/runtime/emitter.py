@@ -174,12 +174,10 @@ class Emitter:
 
     def _send(self, edge: Edge, items: list[Any], payload: Payload, tag: Tag, last: bool) -> None:
         """Publish what of `items` is not out yet, in as many frames as the credits dictate."""
-        start = 0
-        if edge.skip:
-            start = min(edge.skip, len(items))
-            edge.skip -= start
+        start = min(edge.skip, len(items))
+        edge.skip -= start
         if start < len(items):
-            self._seat.reach(self._work, self._upto, self._is_replay and self.is_replay)
+            self._seat.reach(self._work, self._upto, self.is_replay)
         producer, order, item_bytes = edge.producer, edge.order, payload.size / len(items)
         while start < len(items):
             want = len(items) - start
@@ -189,7 +187,7 @@ class Emitter:
                 break
             if got < len(items):
                 payload = encode(items[start : start + got], self._max_item_bytes)
-            part = tag if got == len(items) else part_of(tag, start, got)
+            part = part_of(tag, start, got)
             start += got
             if order is not None:
                 ends = last and start == len(items)
@@ -255,7 +253,7 @@ def encode_letter(letter: DeadLetter, max_item_bytes: int) -> Payload:
     try:
         return encode([letter], max_item_bytes)
     except ItemError as error:
-        from dataclasses import replace
+        from dataclasses import replace  # see `preload`
 
         note = f"{letter.error[:_MOST_TEXT]} (the item is lost: {str(error)[:_MOST_TEXT]})"
         trace = letter.traceback[-_MOST_TEXT:]

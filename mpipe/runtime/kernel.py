@@ -57,8 +57,7 @@ class Kernel:
     `position` names the item at an index of the frame in hand, for messages. After `run`, `tally`
     counts what happened, `service_ns` is the time that it took, in nanoseconds; `durations` holds
     the service times of items timed singly, and `runs` the mean and the number of those timed
-    together. Every call of the function passes
-    the `gate`, if there is one.
+    together. Every call of the function passes the `gate`, if there is one.
     """
 
     def __init__(self, host: Host, outlet: Outlet, gate: Gate | None = None) -> None:

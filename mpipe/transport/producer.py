@@ -110,9 +110,7 @@ class Producer:
         Returns for how many there are. With `wait`, blocks until there is at least one credit,
         though that may be too little for an item. Credits that are not used stay in hand.
         """
-        price = 1
-        if items > self._unit or size > self._credit_bytes:
-            price = min(credits_for(items, size, self._unit, self._credit_bytes), self._most)
+        price = min(credits_for(items, size, self._unit, self._credit_bytes), self._most)
         words, pipe = self._words, self.channel.free
         have = self._end - self._hand - self._doubles
         while have < price and self._end < self._hand_end:
@@ -173,11 +171,8 @@ class Producer:
 
     def trim(self, items: int, size: int) -> None:
         """Return those that `items` items, `size` bytes in all, do not cost."""
-        have = self._end - self._hand - self._doubles
-        if have == 1:
-            return
         price = min(credits_for(items, size, self._unit, self._credit_bytes), self._most)
-        if have > price:
+        if self._end - self._hand - self._doubles > price:
             full = self._full()
             self._give_back(full[price:])
             self._end = full[price - 1] + 1
