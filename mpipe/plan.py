@@ -1,8 +1,14 @@
 """From the user's graph to what an engine runs: pools of workers and the channels between them.
 
-Pure: a graph and a number of cores in, a plan out. The first plan is simple: one pool a stage;
-the stages that leave `workers` open have twice as many workers as there are cores, shared evenly,
-but none more than there are cores, or less than one; one that is ordered has a single worker.
+Pure: a graph and a number of cores in, a plan out. A stage that says `workers=k` has a pool of its
+own of k workers, and one that is ordered has a single worker.
+
+Stages that say nothing of how they are to run form *chains*: the same process applies the function
+of one to what the one before gave, and nothing is sent in between. What follows in a chain must get
+at most one item for each that came in, so that nothing is gained by spreading them anew: all but
+the last are maps and filters. The pools of these, and of the other stages that leave `workers`
+open, have twice as many workers as there are cores, shared evenly among the stages; but none has
+more than there are cores, or less than one.
 """
 
 from __future__ import annotations
@@ -11,6 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from .graph import Graph
+from .stage import Stage, StageSpec
 
 if TYPE_CHECKING:
     from .options import Event
@@ -26,12 +33,14 @@ class Plan(NamedTuple):
 
     A *seat* is a place for one worker process. Seats are numbered through the plan: those of the
     first stage, then those of the second, and so on; `first_seat[i]` is the number of the first
-    seat of stage `i`.
+    seat of stage `i`. `heads[i]` is the first stage of the chain that stage `i` is in, often `i`
+    itself. One process sits in a seat of each stage of a chain, and is known by that of the head.
     """
 
     graph: Graph
     workers: tuple[int, ...]
     cores: int
+    heads: tuple[int, ...]
 
     @property
     def first_seat(self) -> tuple[int, ...]:
@@ -41,9 +50,25 @@ class Plan(NamedTuple):
         return tuple(starts[:-1])
 
     @property
-    def seats(self) -> int:
+    def leaders(self) -> tuple[int, ...]:
+        """For each seat, that by which its process is known."""
+        first = self.first_seat
+        pools = zip(self.heads, self.workers, strict=True)
+        return tuple(first[head] + index for head, count in pools for index in range(count))
+
+    @property
+    def pools(self) -> tuple[int, ...]:
+        """Stages with processes, and a channel, of their own: those that are no other's to run."""
+        return tuple(i for i, head in enumerate(self.heads) if i == head)
+
+    def chain(self, head: int) -> tuple[int, ...]:
+        """The stages that the processes of stage `head` run, in order."""
+        return tuple(i for i, other in enumerate(self.heads) if other == head)
+
+    @property
+    def processes(self) -> int:
         """Number of worker processes."""
-        return sum(self.workers)
+        return sum(self.workers[stage] for stage in self.pools)
 
     @property
     def place(self) -> Mapping[str, int]:
@@ -84,15 +109,41 @@ class Plan(NamedTuple):
 
 def make_plan(graph: Graph, cores: int) -> Plan:
     """Give every stage of a valid graph its pool; `workers=k` is obeyed to the letter."""
-    stages = graph.topological()
-    open_stages = [s.name for s in stages if s.workers is None and not s.ordered]
+    graph = graph._replace(stages=graph.topological())
+    stages, heads = graph.stages, _heads(graph)
+    open_stages = [i for i, s in enumerate(stages) if s.workers is None and not s.ordered]
     share, rest = divmod(_PER_CORE * cores, len(open_stages)) if open_stages else (0, 0)
-    counts = {
-        name: min(cores, max(1, share + (1 if i < rest else 0)))
-        for i, name in enumerate(open_stages)
-    }
-    workers = tuple(stage.workers or counts.get(stage.name, 1) for stage in stages)
-    return Plan(graph._replace(stages=stages), workers, cores)
+    shares = [0] * len(stages)
+    for place, i in enumerate(open_stages):
+        shares[heads[i]] += max(1, share + (1 if place < rest else 0))
+    workers = tuple(
+        stage.workers or min(cores, shares[head]) or 1
+        for stage, head in zip(stages, heads, strict=True)
+    )
+    return Plan(graph, workers, cores, heads)
+
+
+def _heads(graph: Graph) -> tuple[int, ...]:
+    """For each stage the first of its chain."""
+    heads: list[int] = []
+    place = {stage.name: i for i, stage in enumerate(graph.stages)}
+    for i, stage in enumerate(graph.stages):
+        feeding = graph.upstream(stage.name)
+        before = graph.stages[place[feeding[0]]] if len(feeding) == 1 else None
+        follows = (
+            before is not None
+            and graph.downstream(before.name) == (stage.name,)
+            and before.kind in ("map", "filter")
+            and _is_plain(before)
+            and _is_plain(stage)
+        )
+        heads.append(heads[place[feeding[0]]] if follows else i)
+    return tuple(heads)
+
+
+def _is_plain(stage: StageSpec) -> bool:
+    """Whether it is a function that says nothing of how it is to run."""
+    return stage == StageSpec(stage.name, stage.fn, stage.kind) and not isinstance(stage.fn, Stage)
 
 
 class RunOptions(NamedTuple):

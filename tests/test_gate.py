@@ -49,7 +49,7 @@ class Stage:
         self.log: list[str] = []
         self.fds = create_gate(workers)
         board = memory.create_file(counters.board_bytes(workers, 1))
-        self.board = Board(board, workers, 1)
+        self.board = Board(board, range(workers), 1)
         self.breaker = Breaker(CircuitBreaker(**breaker), workers, random.random)
         self.keeper = Keeper("s", self.breaker, self.fds, self.log.append)
         self.shared = SharedGate(self.fds)

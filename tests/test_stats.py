@@ -24,7 +24,7 @@ from mpipe.transport.layout import ChannelLayout
 def make_board() -> Board:
     """A board of three seats; its memory goes with the last reference."""
     fd = memory.create_file(counters.board_bytes(seats=3, stages=1))
-    board = Board(fd, 3, 1)
+    board = Board(fd, range(3), 1)
     os.close(fd)
     return board
 

@@ -109,7 +109,7 @@ def test_setup_and_finish_have_all_the_time_they_need() -> None:
 
 def test_a_worker_that_got_on_between_the_look_and_the_kill_is_recognised() -> None:
     fd = memory.create_file(counters.board_bytes(seats=2, stages=1))
-    board = Board(fd, 2, 1)
+    board = Board(fd, range(2), 1)
     os.close(fd)
     spec = make_spec("work", abs, "map", {"workers": 2, "timeout": 1e-9})
     limits = Limits(make_plan(Graph("p", (spec,), ()), cores=2), board)
@@ -133,7 +133,7 @@ def test_a_worker_that_got_on_between_the_look_and_the_kill_is_recognised() -> N
 
 def test_without_limits_there_is_nothing_to_look_at() -> None:
     fd = memory.create_file(counters.board_bytes(seats=1, stages=1))
-    board = Board(fd, 1, 1)
+    board = Board(fd, range(1), 1)
     os.close(fd)
 
     def wait_s(**options: float) -> float | None:

@@ -114,15 +114,15 @@ def _create(
         return fds
 
     stages = plan.graph.stages
-    channels = tuple(
-        channel(
-            stage.buffer_size,
-            stage.buffer_bytes,
+    channels = {
+        i: channel(
+            stages[i].buffer_size,
+            stages[i].buffer_bytes,
             plan.workers[i],
             max(1, len(plan.producers_of(i))),
         )
-        for i, stage in enumerate(stages)
-    )
+        for i in plan.pools
+    }
     results = letters = None
     if options.results:
         ends = [stages[plan.place[name]] for name in plan.graph.terminals]
@@ -136,7 +136,8 @@ def _create(
     for name in routes.ordered:
         gaps[name] = create_gap_pipe()
         opened.extend(gaps[name].all())
-    for size in (board_bytes(plan.seats, len(stages)), plan.seats * STORE_BYTES):
+    seats = len(plan.leaders)
+    for size in (board_bytes(seats, len(stages)), seats * STORE_BYTES):
         opened.append(memory.create_file(size))
     board, stores = opened[-2:]
     reports_in, reports = socket_pair()
@@ -166,7 +167,7 @@ def _create(
 
 def _environment(plan: Plan) -> Mapping[str, str]:
     """Let the workers' numerical libraries share the cores, unless the caller says otherwise."""
-    threads = str(max(1, plan.cores // plan.seats))
+    threads = str(max(1, plan.cores // plan.processes))
     return {name: threads for name in _BLAS_THREADS if name not in os.environ}
 
 

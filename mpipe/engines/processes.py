@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -77,8 +77,8 @@ class ProcessesEngine:
 
     def _open(self, spec: RunSpec) -> None:
         """Map the caller's part of the shared memory."""
-        self._board = Board(spec.board, self._plan.seats, len(self._plan.graph.stages))
-        self._channels = [Channel(fds) for fds in spec.channels]
+        self._board = Board(spec.board, self._plan.leaders, len(self._plan.graph.stages))
+        self._channels = {stage: Channel(fds) for stage, fds in spec.channels.items()}
         self._gates = {i: SharedGate(fds) for i, fds in enumerate(spec.gates) if fds is not None}
         self._arrangement: Arrangement | None = None
         if CALLER in spec.routes.ordered:
@@ -337,7 +337,7 @@ class ProcessesEngine:
 
     def _release(self) -> None:
         if not self._launched.released:
-            for channel in self._channels:
+            for channel in self._channels.values():
                 channel.close()
             for gate in self._gates.values():
                 gate.close()
@@ -361,7 +361,7 @@ def _full(targets: Sequence[str], left: int, items: int, unread: str) -> str:
     return f"the buffer of stage {names} is full{why}; {left} of {items} items were not accepted"
 
 
-def _in_flight(link: Link, plan: Plan, board: Board, channels: Sequence[Channel]) -> int:
+def _in_flight(link: Link, plan: Plan, board: Board, channels: Mapping[int, Channel]) -> int:
     """Items that a run which goes on has yet to handle; 0 if it has ended."""
     link.pump()
     if link.outcome is not None:

@@ -20,7 +20,7 @@ from .report import StageSums, Times, build_stats
 def snapshot(
     plan: Plan,
     board: Board,
-    channels: Sequence[Channel],
+    channels: Mapping[int, Channel],
     state: str,
     elapsed: float,
     coordinator: int = 0,
@@ -28,16 +28,18 @@ def snapshot(
 ) -> Stats:
     """The run's numbers now; what was handled is read first, so `in_flight` is never below 0.
 
+    So of what a process does for several stages, that for the last one is read first.
+
     `coordinator` is the pid of the coordinator while it runs; `gates` are those that there are, by
     the index of their stage.
     """
-    rows = [board.row(seat) for seat in range(plan.seats)]
-    edges = _edges(plan, board, channels)
+    rows = [board.row(seat) for seat in reversed(range(len(plan.leaders)))][::-1]
+    edges = _edges(plan, board, channels, rows)
     stages = [_sums(plan, board, rows, edges, i) for i in range(len(plan.workers))]
     for index, gate in (gates or {}).items():
         stages[index].breaker = BreakerStats(*gate.facts())
     ends = plan.terminal_seats
-    cpu = sum(worker.cpu for stage in stages for worker in stage.workers)
+    cpu = sum(worker.cpu for stage in plan.pools for worker in stages[stage].workers)
     return build_stats(
         plan.graph.name,
         state,
@@ -55,7 +57,9 @@ def snapshot(
     )
 
 
-def _edges(plan: Plan, board: Board, channels: Sequence[Channel]) -> list[EdgeStats]:
+def _edges(
+    plan: Plan, board: Board, channels: Mapping[int, Channel], rows: Sequence[Row]
+) -> list[EdgeStats]:
     """Per connection what was published and dropped, the caller's first."""
     edges = []
     for name in plan.graph.sources:
@@ -66,6 +70,10 @@ def _edges(plan: Plan, board: Board, channels: Sequence[Channel]) -> list[EdgeSt
     for source, target in plan.graph.edges:
         stage = plan.place[target]
         seats = plan.seats_of(plan.place[source])
+        if stage not in plan.pools:  # it gets all, there and then
+            emitted = sum(rows[seat].emitted for seat in seats)
+            edges.append(EdgeStats(source, target, emitted, emitted, dropped=0))
+            continue
         indices = [i for i, seat in enumerate(plan.producers_of(stage)) if seat in seats]
         published, dropped = _sent(channels[stage], indices)
         edges.append(EdgeStats(source, target, published + dropped, published, dropped))
@@ -96,7 +104,8 @@ def _sums(
     holding = sum(board.get(seat, counters.HOLDING) for seat in seats)
     waiting = received - total.processed - failed - holding  # or in a hand that has not noted it
     now = time.perf_counter_ns()
-    waits = [idle_and_blocked(board, seat, row, now) for seat, row in zip(seats, rows, strict=True)]
+    leaders = [plan.leaders[seat] for seat in seats]
+    waits = [idle_and_blocked(board, seat, all_rows[seat], now) for seat in leaders]
     return StageSums(
         name=name,
         received=received,
@@ -120,7 +129,7 @@ def _sums(
         busy_ns=total.service_ns,
         idle_ns=sum(idle for idle, _ in waits),
         blocked_ns=sum(blocked for _, blocked in waits),
-        workers=tuple(_worker(board, seat) for seat in seats),
+        workers=tuple(_worker(board, seat) for seat in leaders),
     )
 
 

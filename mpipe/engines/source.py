@@ -10,7 +10,7 @@ stops when it does. Items that one of several stages does not get are marked as 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..policy.batching import pause_s
@@ -69,7 +69,7 @@ class Source:
     """
 
     def __init__(
-        self, spec: RunSpec, channels: Sequence[Channel], orders: Sequence[Progress]
+        self, spec: RunSpec, channels: Mapping[int, Channel], orders: Sequence[Progress]
     ) -> None:
         plan = spec.plan
         self._edges, self._caps = {}, {}

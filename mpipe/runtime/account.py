@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from ..transport import counters
 from ..transport.counters import Row, SeatCounters
@@ -11,31 +12,41 @@ from .kernel import Kernel
 
 
 class Account:
-    """The sums of one seat; `is_terminal` says that items end here."""
+    """The sums of one seat; `is_terminal` says that items end here.
 
-    def __init__(self, seat: SeatCounters, is_terminal: bool) -> None:
+    Unless it `has_buffer`, what it handles comes straight from the stage before.
+    """
+
+    def __init__(self, seat: SeatCounters, is_terminal: bool, has_buffer: bool = True) -> None:
         self.service_ns = 0.0
-        """Mean service time of an item, moving, in nanoseconds."""
+        """What an item costs this process, moving mean, in nanoseconds of service time."""
         self.idle_ns = self.blocked_ns = 0
         """Time spent waiting since the last frame was added, for input and for room."""
         self._seat = seat
         self._is_terminal = is_terminal
+        self._has_buffer = has_buffer
         self._row = seat.row
 
-    def add(self, kernel: Kernel, header: Header | None, taken_ns: int) -> None:
-        """Add what the kernel did last; the frame `header` was taken at `taken_ns`."""
+    def add(
+        self, kernel: Kernel, header: Header | None, taken_ns: int, further_ns: int = 0
+    ) -> None:
+        """Add what the kernel did last; the frame `header` was taken at `taken_ns`.
+
+        Later stages of the chain have spent `further_ns` on what came of it.
+        """
         tally, old = kernel.tally, self._row
         items, longest = self._record_service(kernel)
         service = kernel.service_ns
         waited = age = 0
         if header is not None and items:
             tag, seat = header.tag, self._seat
-            waited = max(0, taken_ns - tag.put_ns)
-            seat.record_same(counters.WAIT, waited, items)
+            if self._has_buffer:
+                waited = max(0, taken_ns - tag.put_ns)
+                seat.record_same(counters.WAIT, waited, items)
             if self._is_terminal:
                 age = max(0, time.perf_counter_ns() - tag.born_ns)
                 seat.record_same(counters.END_TO_END, age, items)
-            self._learn(service / items)
+            self._learn((service + further_ns) / items)
         self._row = Row(  # by place: a name for each costs as much as all the rest of it
             old.processed + tally.processed,
             old.failed + tally.failed,
@@ -74,8 +85,11 @@ class Account:
         """Items of the frame in hand that are counted already."""
         return self._row.settled
 
-    def commit(self, work: int, settled: int = 0) -> None:
-        """Make it count, all at once, up to the frame `work` and `settled` items after that."""
+    def commit(self, work: int, settled: int = 0, led: Sequence[Account] = ()) -> None:
+        """Make it count, all at once, up to the frame `work` and `settled` items after that.
+
+        With it what the accounts `led` have, of the seats that this one leads.
+        """
         if settled != self._row.settled:
             self._row = self._row._replace(settled=settled)
-        self._seat.commit(work, self._row)
+        self._seat.commit(work, self._row, [(other._seat, other._row) for other in led])

@@ -83,14 +83,14 @@ class Coordinator:
         self._plan = plan = spec.plan
         self._stages = plan.graph.stages
         self._caller = caller
-        self._board = Board(spec.board, plan.seats, len(self._stages))
-        self._channels = [Channel(fds) for fds in spec.channels]
+        self._board = Board(spec.board, plan.leaders, len(self._stages))
+        self._channels = {stage: Channel(fds) for stage, fds in spec.channels.items()}
         self._reports = socket.socket(fileno=os.dup(spec.reports_in))
-        self._seats = [
-            Seat(number, stage, Record(self._stages[stage].max_crashes))
-            for stage in range(len(self._stages))
+        self._seats = {
+            number: Seat(number, stage, Record(self._stages[stage].max_crashes))
+            for stage in plan.pools
             for number in plan.seats_of(stage)
-        ]
+        }
         self._limits = Limits(plan, self._board)
         self._autopsy = Autopsy(self._board, spec.last_words)
         self._breakers = Breakers(spec, self._log)
@@ -115,11 +115,11 @@ class Coordinator:
         """
         if self._spec.start_method == "fork":
             preload(self._spec)
-        for seat in self._seats:
+        for seat in self._seats.values():
             if self._outcome is None:  # many take a while to start
                 self._start(seat)
                 self._serve(0.0)
-        while self._outcome is None and not all(seat.finished for seat in self._seats):
+        while self._outcome is None and not all(seat.finished for seat in self._seats.values()):
             self._advance()
             self._serve(self._wait_s())
             self._leftovers.look()
@@ -148,7 +148,7 @@ class Coordinator:
         self._selector.close()
         self._reports.close()
         os.close(self._caller_pidfd)
-        for channel in self._channels:
+        for channel in self._channels.values():
             channel.close()
         self._board.close()
 
@@ -168,7 +168,7 @@ class Coordinator:
 
     def _next_restart(self) -> float | None:
         """Seconds until then, None if no worker is to be restarted."""
-        times = [seat.restart_at for seat in self._seats if seat.restart_at is not None]
+        times = [seat.restart_at for seat in self._seats.values() if seat.restart_at is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _tell(self, message: tuple[str, Any], flags: int = 0) -> bool:
@@ -249,7 +249,7 @@ class Coordinator:
             self._spec.reports_in,
             self._selector.fileno(),
             self._caller_pidfd,
-            *(other.pidfd for other in self._seats if other.pid),
+            *(other.pidfd for other in self._seats.values() if other.pid),
         ]
         try:
             worker = make_worker(self._spec, seat.number, seat.record.caution, private)
@@ -289,7 +289,7 @@ class Coordinator:
 
     def _restart_due(self) -> None:
         now = time.monotonic()
-        for seat in self._seats:
+        for seat in self._seats.values():
             if seat.restart_at is not None and seat.restart_at <= now:
                 self._start(seat)
 
@@ -318,7 +318,8 @@ class Coordinator:
         return bool(self._get(seat, counters.STATEFUL)) and not death.in_setup and unfinished
 
     def _fail(self, seat: Seat, death: Death, reason: str) -> None:
-        name, worker = self._stages[seat.stage].name, self._index(seat)
+        at = self._plan.chain(seat.stage)[self._get(seat, counters.AT_STAGE)]
+        name, worker = self._stages[at].name, self._index(seat)
         message = f"a worker of stage {name!r} (worker {worker}) died, {death.how}: {reason}"
         if position := self._autopsy.position(seat.number, death):
             message += f"; it was working on {position}"
@@ -329,9 +330,10 @@ class Coordinator:
 
     def _advance(self) -> None:
         """Send the END to every stage whose upstream is finished."""
-        for stage in range(len(self._stages)):
+        leaders = self._plan.leaders
+        for stage in self._plan.pools:
             feeding = self._plan.producers_of(stage)
-            done = all(self._seats[number].finished for number in feeding)
+            done = all(self._seats[leaders[number]].finished for number in feeding)
             if not self._ended[stage] and done and (feeding or self._closed):
                 self._ended[stage] = True
                 self._channels[stage].put_ends()
@@ -342,25 +344,25 @@ class Coordinator:
         SIGTERM again and again, because one that comes just before a call of the system that waits
         is not heard until that call returns. A worker that has heard one ignores the others.
         """
-        for seat in self._seats:
+        for seat in self._seats.values():
             seat.restart_at = None
         deadline = time.monotonic() + GRACE_S
-        while any(seat.pid for seat in self._seats) and time.monotonic() < deadline:
+        while any(seat.pid for seat in self._seats.values()) and time.monotonic() < deadline:
             self._signal(signal.SIGTERM)
             again = min(deadline, time.monotonic() + _SIGNAL_S)
-            while any(seat.pid for seat in self._seats) and time.monotonic() < again:
+            while any(seat.pid for seat in self._seats.values()) and time.monotonic() < again:
                 self._serve_deaths(again)
         self._signal(signal.SIGKILL)
-        while any(seat.pid for seat in self._seats):
+        while any(seat.pid for seat in self._seats.values()):
             self._serve_deaths(time.monotonic() + 1.0)
 
     def _signal(self, number: int) -> None:
-        for seat in self._seats:
+        for seat in self._seats.values():
             if seat.pid:
                 signal.pidfd_send_signal(seat.pidfd, number)
 
     def _serve_deaths(self, deadline: float) -> None:
-        by_fd = {seat.pidfd: seat for seat in self._seats if seat.pid}
+        by_fd = {seat.pidfd: seat for seat in self._seats.values() if seat.pid}
         poll = selectors.DefaultSelector()
         for fd in by_fd:
             poll.register(fd, selectors.EVENT_READ)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ItemError
 from ..policy.batching import FRAME_BYTES, FRAME_NS, fair_share, frame_items
 from ..transport import counters
-from ..transport.counters import SeatCounters
+from ..transport.counters import Row, SeatCounters
 from ..transport.frame import Payload, Tag, encode, encode_frames
 from ..transport.producer import Producer
 from .ordering import EdgeOrder
@@ -115,9 +115,8 @@ class Emitter:
             for edge in self._edges:
                 edge.producer.begin(work)
 
-    def resume(self) -> None:
-        """Skip what a dead worker published of frames that are not counted yet."""
-        row = self._seat.row
+    def resume(self, row: Row) -> None:
+        """Skip what a dead worker published of frames that are not counted in `row` yet."""
         for edge in self._edges:
             edge.skip = edge.producer.published + edge.producer.dropped - row.emitted
         if self._dead_letters is not None:

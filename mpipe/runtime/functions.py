@@ -10,13 +10,16 @@ from typing import Any
 from .nesting import importing
 
 
+def make_main() -> None:
+    """In a worker: an empty `__main__`, which `load_function` makes look like the caller's."""
+    sys.modules["__main__"] = types.ModuleType("__main__")
+
+
 def load_function(packed: bytes) -> Any:
-    """In a worker: the stage's function. Makes `__main__` look like the caller's."""
-    main = types.ModuleType("__main__")
-    sys.modules["__main__"] = main
+    """In a worker: a stage's function, and in `__main__` what it has from there."""
     with importing():
         fn, classes = pickle.loads(packed)
-    vars(main).update(classes, **_functions_beside(fn))
+    vars(sys.modules["__main__"]).update(classes, **_functions_beside(fn))
     return fn
 
 

@@ -72,6 +72,11 @@ class Kernel:
         self._watch: Watch | None = None
         self._reset([])
 
+    def follow(self, before: Kernel) -> None:
+        """What it will handle are the outputs of another kernel, as that one hands them on."""
+        self._outbox.before = before._outbox
+        self.position = lambda index: before.position(index)
+
     def _appliers(self) -> tuple[One, Many]:
         outputs, ends = self._outbox.outputs, self._outbox.ends
         one, many = appliers(self._spec.kind, self._host.fn, outputs, ends, self._take)
@@ -255,7 +260,7 @@ class Kernel:
         if index in self._failed:
             return
         self._failed.add(index)
-        spec, position = self._spec, self.position(index)
+        spec, position = self._spec, self.position(self._outbox.source(index))
         where = f"failed on {position}"
         if attempts > 1:
             where += f" after {attempts} attempts"

@@ -17,8 +17,9 @@ from .ordering import EdgeOrder
 class RunSpec(NamedTuple):
     """One run. The plan's stages carry no functions: `functions[i]` is stage i's, pickled.
 
-    `channels[i]` stands in front of stage i, `results` and `dead_letters` in front of the caller;
-    `gates[i]` is the gate of stage i if that has a circuit breaker.
+    `channels[i]` stands in front of stage i, if that has processes of its own; `results` and
+    `dead_letters` in front of the caller; `gates[i]` is the gate of stage i if that has a circuit
+    breaker.
     `gaps` has a pipe for each that sees source order, by its name in `routes`; `stores` is the file
     of the seats' stores.
     Workers tell the coordinator of errors through `reports`, which it reads from `reports_in`, and
@@ -28,7 +29,7 @@ class RunSpec(NamedTuple):
 
     plan: Plan
     functions: tuple[bytes, ...]
-    channels: tuple[ChannelFds, ...]
+    channels: Mapping[int, ChannelFds]
     results: ChannelFds | None
     dead_letters: ChannelFds | None
     gates: tuple[GateFds | None, ...]
@@ -47,7 +48,7 @@ class RunSpec(NamedTuple):
 
     def gap_pipe(self, name: str) -> GapPipe:
         """The pipe for marks to `name`, who sees source order."""
-        return GapPipe(self.gaps[name], min(len(self.channels) + 1, MAX_HOPS))
+        return GapPipe(self.gaps[name], min(len(self.functions) + 1, MAX_HOPS))
 
     def order_of(self, source: str, target: str) -> EdgeOrder | None:
         """How a connection keeps source order; None where nobody needs it."""
@@ -58,7 +59,7 @@ class RunSpec(NamedTuple):
 
     def channel_descriptors(self) -> tuple[int, ...]:
         """Those that hold what is on its way, and the counters."""
-        parts = [*self.channels, self.results, self.dead_letters, *self.gates]
+        parts = [*self.channels.values(), self.results, self.dead_letters, *self.gates]
         fds = [fd for part in parts if part is not None for fd in part.all()]
         marks = [fd for pipe in self.gaps.values() for fd in pipe.all()]
         return (*fds, *marks, self.board, self.stores)

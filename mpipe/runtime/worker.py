@@ -32,15 +32,17 @@ from . import nesting, stopping
 from .account import Account
 from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
+from .chain import Follower
 from .emitter import Edge, Emitter, part_of
 from .forks import disown
-from .functions import load_function
+from .functions import load_function, make_main
 from .gate import WorkerGate
 from .host import Host
 from .intake import Direct, Intake, Work
 from .kernel import Kernel
 from .lastwords import listen
 from .noting import Noting
+from .outbox import Outlet
 from .reports import Reporter
 from .spec import RunSpec
 from .wear import Wear
@@ -56,17 +58,33 @@ class Worker:
         self._spec = spec
         self._index = seat - plan.first_seat[stage]
         self._options = plan.graph.stages[stage]
-        self._function = spec.functions[stage]
+        self._chain = plan.chain(stage)
         self.host = Host(self._options, self._index)
         self._caution = caution
-        self._is_terminal = seat in plan.terminal_seats
-        self._board = Board(spec.board, plan.seats, len(plan.graph.stages))
+        self._board = Board(spec.board, plan.leaders, len(plan.graph.stages))
         self._counters = SeatCounters(self._board, seat)
+        seats = [plan.first_seat[i] + self._index for i in self._chain]
+        self._last = SeatCounters(self._board, seats[-1])
+        self._account = Account(self._counters, seat in plan.terminal_seats)
+        self._followers = [
+            Follower(
+                Host(plan.graph.stages[i], self._index),
+                place,
+                self._counters,
+                Account(
+                    SeatCounters(self._board, seats[place]),
+                    seats[place] in plan.terminal_seats,
+                    has_buffer=False,
+                ),
+            )
+            for place, i in enumerate(self._chain)
+            if place
+        ]
         self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
         self._intake: Intake = Direct(self._consumer, self._counters)
         self._backlog: Backlog | None = None
         self._has_snapshot = False
-        edges = list(_edges(spec, stage, seat))
+        edges = list(_edges(spec, self._chain[-1], seats[-1]))
         letters = _dead_letters(spec, seat)
         self._producers = [edge.producer for edge in (*edges, *([letters] if letters else []))]
         self._emitter = Emitter(
@@ -75,10 +93,9 @@ class Worker:
             letters,
             spec.max_item_bytes,
             reporter.log,
-            self._options.kind == "map",
+            all(plan.graph.stages[i].kind == "map" for i in self._chain),
         )
         self._is_tracked = any(edge.order for edge in edges)
-        self._account = Account(self._counters, self._is_terminal)
         self._pace = SnapshotPace()
         self._gate = self._open_gate(reporter)
         self._kernel: Kernel  # once it is open
@@ -108,29 +125,47 @@ class Worker:
         for producer in self._producers:
             producer.recover()
         self._consumer.recover()
-        self._emitter.resume()
+        self._emitter.resume(self._last.row)
         if not self._emitter.is_replay:
             self._counters.put(counters.REACHED, 0)
 
     def open(self) -> None:
-        """Load the stage's function and set it up; raises `StageError`."""
+        """Load the stages' functions and set them up; raises `StageError`."""
         host = self.host
-        try:
-            fn = load_function(self._function)
-        except Exception as error:
-            raise host.failure("could not load the stage's function", error) from error
-        host.open(fn)
+        make_main()
+        functions = [self._spec.functions[i] for i in self._chain]
+        for each, packed in zip(self._hosts(), functions, strict=True):
+            try:
+                fn = load_function(packed)
+            except Exception as error:
+                raise each.failure("could not load the stage's function", error) from error
+            each.open(fn)
         try:
             self._wear.check(host.stateful)
         except OptionError as error:
             raise host.failure("cannot keep its limits", error) from error
-        self._kernel = Kernel(host, self._emitter, self._gate)
+        self._kernel = self._make_kernels()
         self._has_snapshot = host.has_snapshot
         self._intake, self._backlog = self._make_intake()
         if self._backlog is not None and self._backlog.state is not None:
             host.restore(self._backlog.state)
         self._counters.put(counters.STATEFUL, host.stateful)
         self._counters.enter(counters.BUSY)
+
+    def _hosts(self) -> list[Host]:
+        return [self.host, *(follower.host for follower in self._followers)]
+
+    def _make_kernels(self) -> Kernel:
+        """That of the head, which hands on to the next one, and so on to the emitter."""
+        outlet: Outlet = self._emitter
+        for follower in reversed(self._followers):
+            follower.open(outlet)
+            outlet = follower
+        kernel = before = Kernel(self.host, outlet, self._gate)
+        for follower in self._followers:
+            follower.kernel.follow(before)
+            before = follower.kernel
+        return kernel
 
     def _make_intake(self) -> tuple[Intake, Backlog | None]:
         if not (self._options.ordered or self._has_snapshot):
@@ -188,9 +223,12 @@ class Worker:
 
     def _apply(self, work: Work, taken: int, careful: bool) -> None:
         kernel, tag, items = self._kernel, work.header.tag, self._load(work)
+        self._counters.put(counters.AT_STAGE, 0)
         if careful and items:
             self._apply_carefully(work, items, taken)
             return
+        for follower in self._followers:
+            follower.begin(work.header, self._watch)
         self._emitter.begin(tag, work.id)
         kernel.position = lambda index: describe_position(tag, index)
         self._noting.first = 0
@@ -215,6 +253,8 @@ class Worker:
                 kernel.refuse(items[index], error, attempts, last)
             else:
                 self._noting.first = index
+                for follower in self._followers:
+                    follower.begin(work.header, self._noting)
                 kernel.run(items[index : index + 1], self._noting, last)
             self._add_up(work.header, taken)
             if not last and (death is not None or not self._has_snapshot):
@@ -232,7 +272,8 @@ class Worker:
         paused_ns = self._gate.take_paused_ns() if self._gate is not None else 0
         self._account.blocked_ns += self._emitter.waited_ns - paused_ns
         self._emitter.waited_ns = 0
-        self._account.add(self._kernel, header, taken)
+        further = sum(follower.spent_ns for follower in self._followers)
+        self._account.add(self._kernel, header, taken, further)
 
     def _is_due(self, backlog: Backlog) -> bool:
         """Whether to count what was handled now, rather than with the state after later frames."""
@@ -265,7 +306,7 @@ class Worker:
     def _commit(self, work: int, settled: int = 0) -> None:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
         self._intake.prepare()
-        self._account.commit(work, settled)
+        self._account.commit(work, settled, [each.account for each in self._followers])
         if not settled and (self._backlog is None or not self._emitter.is_replay):
             self._counters.put(counters.REACHED, 0)  # all that is out is counted
         self._intake.counted(settled)

@@ -3,15 +3,17 @@
 A seat's block has three parts: words of the worker, words of the coordinator, and two rows of sums.
 A frame's counts are committed with one store: the worker writes the new sums into the row that is
 not in use, then stores `COMMITTED` = the frame's token with the row's number in its attempt bits.
-So a frame is counted exactly once, and a replacement knows whether the frame in hand was. The
-histograms beside the rows are not committed: a kill may lose or repeat one frame's times in them.
+So a frame is counted exactly once, and a replacement knows whether the frame in hand was. A process
+that sits in several seats (see `plan`) commits the rows of all of them with the word of the first,
+their *leader*. The histograms beside the rows are not committed: a kill may lose or repeat one
+frame's times in them.
 """
 
 from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from ..policy import histogram
@@ -24,8 +26,8 @@ COMMITTED, HOLDING, ITEM, DUE_NS, STATE, SINCE, DONE, STATEFUL = range(8)
 FRAME, ORIGIN, SPAN, EXACT, NEXT, HELD_BYTES, HANDLED, ENTERED = range(8, 16)
 # Words of the coordinator.
 PID, RESTARTS, RECYCLED, CPU_NS = range(16, 20)
-# One more of the worker, see `reached`.
-REACHED = 20
+# More of the worker: see `reached`; and which stage of its chain is at work, by its place in it.
+REACHED, AT_STAGE = 20, 21
 _ROWS = 24
 
 STARTING, IDLE, BUSY, BLOCKED, FINISHED, RECYCLING, PAUSED = range(7)
@@ -66,9 +68,11 @@ def board_bytes(seats: int, stages: int) -> int:
 
 
 class Board:
-    """One process's mapping of the board."""
+    """One process's mapping of the board; `leaders` has the leader of each seat, often itself."""
 
-    def __init__(self, fd: int, seats: int, stages: int) -> None:
+    def __init__(self, fd: int, leaders: Sequence[int], stages: int) -> None:
+        seats = len(leaders)
+        self._leaders = leaders
         self._memory = memory.map_shared(fd, board_bytes(seats, stages))
         self.words = memory.words(self._memory)
         self._refused = seats * SEAT_WORDS
@@ -82,11 +86,8 @@ class Board:
 
     def row(self, seat: int) -> Row:
         """The committed sums of a seat."""
-        start = seat * SEAT_WORDS
-        return self._row_at(start, self.words[start + COMMITTED])
-
-    def _row_at(self, start: int, committed: int) -> Row:
-        index = start + _ROWS + _ROW_WORDS * _row_number(committed)
+        committed = self.words[self._leaders[seat] * SEAT_WORDS + COMMITTED]
+        index = seat * SEAT_WORDS + _ROWS + _ROW_WORDS * _row_number(committed)
         return Row._make(self.words[index : index + _ROW_WORDS].tolist())
 
     def times(self, seat: int, which: int) -> memoryview:
@@ -180,15 +181,20 @@ class SeatCounters:
         """Add one time `count` times."""
         self._histograms[which][histogram.bucket(nanoseconds)] += count
 
-    def commit(self, token: int, row: Row) -> None:
-        """Make `row` the sums, with the frame `token` counted in.
+    def commit(self, token: int, row: Row, led: Iterable[tuple[SeatCounters, Row]] = ()) -> None:
+        """Make `row` the sums, with the frame `token` counted in; and those of the seats `led`.
 
         With the token of the frame before, for sums with a part of the frame in hand.
         """
         number = 1 - self.row_number
+        for seat, sums in led:
+            seat._write(number, sums)
+        self._write(number, row)
+        self._words[self._start + COMMITTED] = token | number * ATTEMPT_ONE
+
+    def _write(self, number: int, row: Row) -> None:
         index = self._start + _ROWS + _ROW_WORDS * number
         self._words[index : index + _ROW_WORDS] = memoryview(array("Q", row))
-        self._words[self._start + COMMITTED] = token | number * ATTEMPT_ONE
         self.row = row
 
 

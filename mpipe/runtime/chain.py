@@ -1,0 +1,69 @@
+"""The later stages of a chain: what one gives, the next one takes at once, in the same process.
+
+Each has a kernel and an account of its own. They count when the head's do: nothing of a chain is
+ever in flight between two of its stages. All `on_error="raise"`: what fails here ends the run.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..transport import counters
+from ..transport.counters import SeatCounters
+from ..transport.frame import Header
+from .account import Account
+from .host import Host
+from .kernel import Kernel, Watch
+from .outbox import Outlet
+
+if TYPE_CHECKING:
+    from ..stats import DeadLetter
+
+
+class Follower:
+    """The stage of `host`, at some `place` after the head; satisfies `Outlet` for the one before.
+
+    `leader` is the seat by which the process is known.
+    """
+
+    waited_ns = 0  # that of the end of the chain is the worker's
+
+    def __init__(self, host: Host, place: int, leader: SeatCounters, account: Account) -> None:
+        self.host = host
+        self.account = account
+        self.kernel: Kernel  # once it is open
+        self.spent_ns = 0
+        """Service time spent on what comes of the frame in hand."""
+        self._place = place
+        self._leader = leader
+        self._header: Header | None = None
+        self._watch: Watch | None = None
+
+    def open(self, outlet: Outlet) -> None:
+        """Its outputs go to `outlet`."""
+        self._outlet = outlet
+        self.kernel = Kernel(self.host, outlet)
+
+    def begin(self, header: Header, watch: Watch | None) -> None:
+        """What comes next is of the frame `header`."""
+        self._header, self._watch, self.spent_ns = header, watch, 0
+
+    @property
+    def flush_items(self) -> int:
+        return self._outlet.flush_items
+
+    def emit(self, outputs: list[Any], items: range, last: bool) -> None:
+        self._leader.put(counters.AT_STAGE, self._place)
+        self.kernel.run(outputs, self._watch, last)
+        self._leader.put(counters.AT_STAGE, self._place - 1)
+        self.account.add(self.kernel, self._header, 0)
+        self.spent_ns += self.kernel.service_ns
+
+    def dead_letter(self, letter: DeadLetter, index: int) -> None:
+        self._outlet.dead_letter(letter, index)
+
+    def abandon(self) -> int:
+        return self._outlet.abandon()
+
+    def log(self, message: str) -> None:
+        self._outlet.log(message)
