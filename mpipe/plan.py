@@ -134,6 +134,7 @@ def _heads(graph: Graph) -> tuple[int, ...]:
             before is not None
             and graph.downstream(before.name) == (stage.name,)
             and before.kind in ("map", "filter")
+            and before.max_crashes == stage.max_crashes
             and _is_plain(before)
             and _is_plain(stage)
         )
@@ -143,7 +144,8 @@ def _heads(graph: Graph) -> tuple[int, ...]:
 
 def _is_plain(stage: StageSpec) -> bool:
     """Whether it is a function that says nothing of how it is to run."""
-    return stage == StageSpec(stage.name, stage.fn, stage.kind) and not isinstance(stage.fn, Stage)
+    plain = StageSpec(stage.name, stage.fn, stage.kind, max_crashes=stage.max_crashes)
+    return stage == plain and not isinstance(stage.fn, Stage)
 
 
 class RunOptions(NamedTuple):

@@ -89,6 +89,8 @@ def _add_stage(
     salt = chance.randrange(100)
     options = _options(chance)
     kind = chance.choice(["flat", "flat", "bursts", "map", "filter", "fails", "keeps"])
+    if chance.random() < 0.5 and kind in ("flat", "bursts", "map", "filter"):
+        options = {"max_crashes": NEVER}  # it may share processes
     if kind == "bursts" and any(isinstance(stage.fn, Bursts) for stage in simple.graph.stages):
         kind = "map"  # two would make too many items
     if kind == "flat":

@@ -40,8 +40,14 @@ from mpipe.runtime.spec import RunSpec
 from mpipe.transport import consumer, memory
 
 FILES = (
-    *("runtime/account.py", "runtime/apply.py", "runtime/backlog.py", "runtime/emitter.py"),
-    *("runtime/gate.py", "runtime/host.py", "runtime/intake.py", "runtime/kernel.py"),
+    *("runtime/account.py", "runtime/apply.py", "runtime/backlog.py", "runtime/chain.py"),
+    *(
+        "runtime/emitter.py",
+        "runtime/gate.py",
+        "runtime/host.py",
+        "runtime/intake.py",
+        "runtime/kernel.py",
+    ),
     *("runtime/noting.py", "runtime/ordering.py", "runtime/outbox.py", "runtime/wear.py"),
     *("runtime/wording.py", "runtime/worker.py"),
     *("transport/byvalue.py", "transport/channel.py", "transport/consumer.py"),

@@ -78,6 +78,25 @@ def chained(x: int) -> list[int]:
     return [-y for y in (x, x + 1) if y % 2] if x % 3 else []
 
 
+def shared_processes() -> mpipe.Pipeline:
+    """Four stages that the same workers run, and one that has its own."""
+
+    def both(x: int) -> Any:
+        return iter([x, -x]) if x % 5 == 0 else [x, -x]
+
+    return pipeline(
+        ("map", "twice", lambda x: 2 * x, {}),
+        ("filter", "some", lambda x: x % 3, {}),
+        ("map", "minus", lambda x: 1 - x, {}),
+        ("stage", "both", both, {}),
+        ("map", "last", lambda x: (x,), {"workers": 2, "buffer_size": 10}),
+    )
+
+
+def went_through(x: int) -> list[tuple[int]]:
+    return [(1 - 2 * x,), (2 * x - 1,)] if 2 * x % 3 else []
+
+
 def trickle() -> mpipe.Pipeline:
     """A slow first stage, so that most credits are free and workers wait for input; they make way
     for new ones all the time."""
@@ -419,6 +438,13 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("chain", chain(2, 10), exactly(chained)),
+        Scenario("shared processes", shared_processes(), exactly(went_through)),
+        Scenario(
+            "shared processes, in order",
+            shared_processes(),
+            lambda results, letters, n: results == [y for x in range(n) for y in went_through(x)],
+            ordered=True,
+        ),
         Scenario("one slot, many workers", chain(4, 1), exactly(chained)),
         Scenario(
             "trickle", trickle(), exactly(lambda x: [-x, -x - 1] if x % 3 else [-x]), quiet=100

@@ -34,7 +34,7 @@ NOT_IN_WORKERS = r"""
 """Functions that the caller or the coordinator runs; or a worker, but only with `max_memory`, where
 a function keeps a cache, or when it is beginning, or ending already."""
 
-ABSTRACT = r"(Gate|Intake|Outlet|Watch)\.\w+"
+ABSTRACT = r"(Gate|Intake|Outlet|Rejects|Watch)\.\w+"
 """What protocol classes declare."""
 
 FAILS_THE_RUN = r"""

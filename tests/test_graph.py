@@ -415,9 +415,11 @@ def test_explicit_workers_are_obeyed_and_open_stages_share_two_workers_for_each_
     )
     plan = make_plan(type(graph)(graph.name, stages, graph.edges), cores)
     assert plan.workers == given
-    assert plan.seats == sum(given)
-    assert [seat for i in range(len(given)) for seat in plan.seats_of(i)] == list(range(plan.seats))
-    assert [plan.stage_of(seat) for seat in range(plan.seats)] == [
+    seats = range(sum(given))
+    assert plan.processes == sum(given)
+    assert plan.leaders == tuple(seats)
+    assert [seat for i in range(len(given)) for seat in plan.seats_of(i)] == list(seats)
+    assert [plan.stage_of(seat) for seat in seats] == [
         i for i, count in enumerate(given) for _ in range(count)
     ]
 

@@ -56,7 +56,7 @@ def kernel_of(
 ) -> Kernel:
     host = Host(make_spec("s", fn, kind, options), 0)
     host.open(fn)
-    return Kernel(host, outlet, gate)
+    return Kernel(host, outlet, outlet, gate)
 
 
 def run(

@@ -50,6 +50,8 @@ def pipelines(draw: st.DrawFn) -> mpipe.Pipeline:
             "workers": draw(st.integers(1, 3)),
             "buffer_size": draw(st.integers(1, 20)),
         }
+        if draw(st.booleans()):
+            options = {}  # it may share processes
         salt = draw(st.integers(0, 100))
         kind = draw(st.sampled_from(["flat", "flat", "map", "filter"]))
         if kind == "flat":

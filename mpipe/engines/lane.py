@@ -77,7 +77,7 @@ class Shared:
 
 
 class Lane:
-    """One stage: its host and kernel, its counters and, as the kernel's `Outlet`, its way on."""
+    """One stage: its host and kernel, its counters; the kernel's `Outlet` and `Rejects`."""
 
     flush_items = 1
 
@@ -97,7 +97,7 @@ class Lane:
     def open(self) -> None:
         """Set the stage up; raises `StageError`."""
         self._host.open(self.spec.fn)
-        self._kernel = Kernel(self._host, self, self._gate)
+        self._kernel = Kernel(self._host, self, self, self._gate)
 
     def close(self) -> None:
         """Tear the stage down; raises `StageError`."""

@@ -40,9 +40,8 @@ class Account:
         waited = age = 0
         if header is not None and items:
             tag, seat = header.tag, self._seat
-            if self._has_buffer:
-                waited = max(0, taken_ns - tag.put_ns)
-                seat.record_same(counters.WAIT, waited, items)
+            waited = max(0, taken_ns - tag.put_ns) if self._has_buffer else 0
+            seat.record_same(counters.WAIT, waited, items)
             if self._is_terminal:
                 age = max(0, time.perf_counter_ns() - tag.born_ns)
                 seat.record_same(counters.END_TO_END, age, items)

@@ -6,18 +6,16 @@ ever in flight between two of its stages. All `on_error="raise"`: what fails her
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..plan import Plan
 from ..transport import counters
 from ..transport.counters import SeatCounters
 from ..transport.frame import Header
 from .account import Account
 from .host import Host
 from .kernel import Kernel, Watch
-from .outbox import Outlet
-
-if TYPE_CHECKING:
-    from ..stats import DeadLetter
+from .outbox import Outlet, Rejects
 
 
 class Follower:
@@ -39,10 +37,10 @@ class Follower:
         self._header: Header | None = None
         self._watch: Watch | None = None
 
-    def open(self, outlet: Outlet) -> None:
+    def open(self, outlet: Outlet, rejects: Rejects) -> None:
         """Its outputs go to `outlet`."""
         self._outlet = outlet
-        self.kernel = Kernel(self.host, outlet)
+        self.kernel = Kernel(self.host, outlet, rejects)
 
     def begin(self, header: Header, watch: Watch | None) -> None:
         """What comes next is of the frame `header`."""
@@ -59,11 +57,15 @@ class Follower:
         self.account.add(self.kernel, self._header, 0)
         self.spent_ns += self.kernel.service_ns
 
-    def dead_letter(self, letter: DeadLetter, index: int) -> None:
-        self._outlet.dead_letter(letter, index)
 
-    def abandon(self) -> int:
-        return self._outlet.abandon()
-
-    def log(self, message: str) -> None:
-        self._outlet.log(message)
+def make_followers(plan: Plan, leader: SeatCounters) -> list[Follower]:
+    """Of the process that is known by the seat `leader`, in order."""
+    head, *rest = plan.chain(plan.stage_of(leader.seat))
+    worker = leader.seat - plan.first_seat[head]
+    made = []
+    for place, stage in enumerate(rest, start=1):
+        seat = plan.first_seat[stage] + worker
+        is_terminal = seat in plan.terminal_seats
+        account = Account(SeatCounters(leader.board, seat), is_terminal, has_buffer=False)
+        made.append(Follower(Host(plan.graph.stages[stage], worker), place, leader, account))
+    return made

@@ -79,7 +79,7 @@ class Edge:
 
 
 class Emitter:
-    """Satisfies `outbox.Outlet` for the worker whose counters are `seat`."""
+    """Satisfies `Outlet` and `Rejects` for the worker whose counters are `seat`."""
 
     def __init__(
         self,

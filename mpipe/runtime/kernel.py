@@ -1,7 +1,8 @@
 """How a stage's function is applied to items; the same code runs in workers and inline.
 
 The kernel calls the function, checks what it returns, retries, gives up and measures. Where
-outcomes go is the `Outlet`'s business; it may block there, and that time is not service time.
+outcomes go is the `Outlet`'s business, and that of `Rejects`; it may block there, and that time is
+not service time.
 
 For the same items the kernel hands on the same outputs in the same order, wherever it flushes:
 recovery after a crash counts on it. So an item that fails midway keeps the outputs it had given.
@@ -24,7 +25,7 @@ from ..transport.frame import Unsendable
 from .apply import Many, One, appliers, check_result
 from .gate import Gate, gated
 from .host import Host
-from .outbox import Outbox, Outlet
+from .outbox import Outbox, Outlet, Rejects
 from .wording import one_line
 
 FLUSH_NS = 2_000_000
@@ -54,18 +55,23 @@ class Tally:
 class Kernel:
     """Applies the function of an open `host` to items, and hands what comes of them to `outlet`.
 
+    Those that are given up go to `rejects`.
+
     `position` names the item at an index of the frame in hand, for messages. After `run`, `tally`
     counts what happened, `service_ns` is the time that it took, in nanoseconds; `durations` holds
     the service times of items timed singly, and `runs` the mean and the number of those timed
     together. Every call of the function passes the `gate`, if there is one.
     """
 
-    def __init__(self, host: Host, outlet: Outlet, gate: Gate | None = None) -> None:
+    def __init__(
+        self, host: Host, outlet: Outlet, rejects: Rejects, gate: Gate | None = None
+    ) -> None:
         self.position: Callable[[int], str] = "item {}".format
         self._outbox = Outbox(outlet)
         self._host = host
         self._spec = host.spec
         self._outlet = outlet
+        self._rejects = rejects
         self._gate = gate
         self._one, self._many = self._appliers()
         self._mean_ns = 0.0
@@ -114,11 +120,11 @@ class Kernel:
         outbox, outlet, apply = self._outbox, self._outlet, self._one
         outputs, end = outbox.outputs, outbox.ends.append
         clock, collect = time.perf_counter_ns, self.durations.append
-        last, waited = clock(), outlet.waited_ns
+        last, waited, source = clock(), outlet.waited_ns, outbox.source
         for index, item in enumerate(items):
             try:
                 if watch is not None:
-                    watch.enter(index)
+                    watch.enter(source(index))
                 apply(item, 0)
             except (Exception, SystemExit) as error:
                 self._retry(index, error)
@@ -161,7 +167,7 @@ class Kernel:
         self._reset([item])
         self._watch = None
         self._give_up(0, error, attempts)
-        self.tally.emitted = self._outlet.abandon()
+        self.tally.emitted = self._rejects.abandon()
         self._outbox.ends.append(0)
         self._flush(is_end)
         self._items = ()
@@ -235,7 +241,7 @@ class Kernel:
             self.tally.retried += 1
             try:
                 if watch is not None:
-                    watch.enter(index)
+                    watch.enter(self._outbox.source(index))
                 self._one(self._items[index], self._given)
                 self._given = 0
                 del error
@@ -275,9 +281,9 @@ class Kernel:
             self.tally.dead_lettered += 1
             item, trace = self._items[index], failure.remote_traceback
             letter = DeadLetter(spec.name, item, one_line(error), trace, attempts, position)
-            self._outlet.dead_letter(letter, index)
+            self._rejects.dead_letter(letter, index)
         else:
-            self._outlet.log(str(failure.args[0]))
+            self._rejects.log(str(failure.args[0]))
 
     # Handing on.
 

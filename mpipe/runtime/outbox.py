@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Outlet(Protocol):
-    """Where a kernel's outcomes go."""
+    """Where a kernel's outputs go."""
 
     waited_ns: int
     """Time spent so far waiting for room, or at the gate."""
@@ -26,6 +26,10 @@ class Outlet(Protocol):
         They derive from the `items` of the frame in hand; `last` says that they are the last ones
         of that frame. There may be none of them.
         """
+
+
+class Rejects(Protocol):
+    """Where items go that are given up."""
 
     def dead_letter(self, letter: DeadLetter, index: int) -> None:
         """Hand item number `index` of the frame in hand, given up, to the caller."""

@@ -32,7 +32,7 @@ from . import nesting, stopping
 from .account import Account
 from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
-from .chain import Follower
+from .chain import make_followers
 from .emitter import Edge, Emitter, part_of
 from .forks import disown
 from .functions import load_function, make_main
@@ -63,28 +63,15 @@ class Worker:
         self._caution = caution
         self._board = Board(spec.board, plan.leaders, len(plan.graph.stages))
         self._counters = SeatCounters(self._board, seat)
-        seats = [plan.first_seat[i] + self._index for i in self._chain]
-        self._last = SeatCounters(self._board, seats[-1])
         self._account = Account(self._counters, seat in plan.terminal_seats)
-        self._followers = [
-            Follower(
-                Host(plan.graph.stages[i], self._index),
-                place,
-                self._counters,
-                Account(
-                    SeatCounters(self._board, seats[place]),
-                    seats[place] in plan.terminal_seats,
-                    has_buffer=False,
-                ),
-            )
-            for place, i in enumerate(self._chain)
-            if place
-        ]
+        self._followers = make_followers(plan, self._counters)
+        last = self._chain[-1]
+        self._last = SeatCounters(self._board, plan.first_seat[last] + self._index)
         self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
         self._intake: Intake = Direct(self._consumer, self._counters)
         self._backlog: Backlog | None = None
         self._has_snapshot = False
-        edges = list(_edges(spec, self._chain[-1], seats[-1]))
+        edges = list(_edges(spec, last, self._last.seat))
         letters = _dead_letters(spec, seat)
         self._producers = [edge.producer for edge in (*edges, *([letters] if letters else []))]
         self._emitter = Emitter(
@@ -122,6 +109,7 @@ class Worker:
         """Finish what a dead worker in this seat had begun, before others wait for it."""
         self._counters.enter(counters.STARTING)
         self._counters.put(counters.HANDLED, 0)
+        self._counters.put(counters.AT_STAGE, 0)
         for producer in self._producers:
             producer.recover()
         self._consumer.recover()
@@ -159,9 +147,9 @@ class Worker:
         """That of the head, which hands on to the next one, and so on to the emitter."""
         outlet: Outlet = self._emitter
         for follower in reversed(self._followers):
-            follower.open(outlet)
+            follower.open(outlet, self._emitter)
             outlet = follower
-        kernel = before = Kernel(self.host, outlet, self._gate)
+        kernel = before = Kernel(self.host, outlet, self._emitter, self._gate)
         for follower in self._followers:
             follower.kernel.follow(before)
             before = follower.kernel
@@ -223,7 +211,6 @@ class Worker:
 
     def _apply(self, work: Work, taken: int, careful: bool) -> None:
         kernel, tag, items = self._kernel, work.header.tag, self._load(work)
-        self._counters.put(counters.AT_STAGE, 0)
         if careful and items:
             self._apply_carefully(work, items, taken)
             return
