@@ -199,7 +199,7 @@ def _some_worker(outputs: mpipe.Outputs, chance: random.Random) -> Iterator[int]
     """A descriptor of a worker, if one is there; surely one of this run's, whatever has ended."""
     engine: Any = outputs._engine
     try:
-        seat = chance.randrange(engine._plan.seats)
+        seat = chance.choice(engine._plan.leaders)
         if engine._board.get(seat, counters.STATE) == counters.STARTING and chance.random() < 0.8:
             return  # on a busy machine none would ever get on
         pid = engine._board.get(seat, counters.PID)

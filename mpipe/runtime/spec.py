@@ -48,7 +48,7 @@ class RunSpec(NamedTuple):
 
     def gap_pipe(self, name: str) -> GapPipe:
         """The pipe for marks to `name`, who sees source order."""
-        return GapPipe(self.gaps[name], min(len(self.functions) + 1, MAX_HOPS))
+        return GapPipe(self.gaps[name], min(len(self.channels) + 1, MAX_HOPS))
 
     def order_of(self, source: str, target: str) -> EdgeOrder | None:
         """How a connection keeps source order; None where nobody needs it."""
