@@ -81,7 +81,7 @@ class StageStats:
     queued: int
     """Items waiting in the stage's buffer, at most its `buffer_size`."""
     workers: tuple[WorkerStats, ...]
-    """The stage's workers."""
+    """The stage's workers; stages that share processes have the same ones."""
     restarts: int
     """How many dead workers were replaced."""
     recycled: int
@@ -91,13 +91,14 @@ class StageStats:
     latency: Latency
     """Service time: how long the function took for an item."""
     wait: Latency
-    """Time from entering the stage's buffer to being taken by a worker."""
+    """Time from entering the stage's buffer to being taken by a worker; 0 where there is none,
+    because the process that ran the stage before goes on with it."""
     busy: float
     """Share of the workers' time spent in the function, 0 to 1."""
     idle: float
-    """Share of the workers' time spent waiting for input, 0 to 1."""
+    """Share of the workers' time spent waiting for input, 0 to 1; for all stages they run."""
     blocked: float
-    """Share of the workers' time spent waiting for room downstream, 0 to 1."""
+    """Share of the workers' time spent waiting for room downstream, 0 to 1; likewise."""
     breaker: BreakerStats | None
     """The stage's circuit breaker; None if it has none."""
 
