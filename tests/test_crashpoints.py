@@ -99,7 +99,8 @@ def run_once(scenario: Scenario, table: Table) -> int:
     assert stats.state == "drained"
     assert not any(stage.in_flight or stage.queued for stage in stats.stages.values())
     deaths = table.kills - before
-    restarts = sum(stage.restarts for stage in stats.stages.values())
+    stages = list(stats.stages.values())
+    restarts = sum(stages[pool].restarts for pool in outputs._engine._plan.pools)
     assert restarts <= deaths + scenario.own_deaths, "some died by themselves"
     return deaths
 

@@ -104,12 +104,12 @@ def _sums(
     holding = sum(board.get(seat, counters.HOLDING) for seat in seats)
     waiting = received - total.processed - failed - holding  # or in a hand that has not noted it
     now = time.perf_counter_ns()
-    leaders = [plan.leaders[seat] for seat in seats]
+    has_buffer, leaders = stage in plan.pools, plan.leaders[seats.start : seats.stop]
     waits = [idle_and_blocked(board, seat, all_rows[seat], now) for seat in leaders]
     return StageSums(
         name=name,
         received=received,
-        queued=min(max(0, waiting), plan.graph.stages[stage].buffer_size),
+        queued=min(max(0, waiting), plan.graph.stages[stage].buffer_size) if has_buffer else 0,
         processed=total.processed,
         failed=failed,
         dead_lettered=total.dead_lettered + refused_letters,
