@@ -31,7 +31,7 @@ while they wait."""
 class Plan(NamedTuple):
     """A graph whose every stage has a number of workers; `graph.stages` are in topological order.
 
-    A *seat* is a place for one worker process. Seats are numbered through the plan: those of the
+    A *seat* is a place for one worker of a stage. Seats are numbered through the plan: those of the
     first stage, then those of the second, and so on; `first_seat[i]` is the number of the first
     seat of stage `i`. `heads[i]` is the first stage of the chain that stage `i` is in, often `i`
     itself. One process sits in a seat of each stage of a chain, and is known by that of the head.

@@ -5,6 +5,8 @@ it goes; (3) record times, commit the counters, with the stage's state where it 
 that is costly, after several frames only; (4) let go of what is counted. A replacement finds in its
 seat's words how far the dead worker came and carries on from there. It handles the frame in hand
 item by item, as if each were a frame of its own.
+
+In (2) the stages of a chain follow one another (see `chain`); all else there is once for all.
 """
 
 from __future__ import annotations
