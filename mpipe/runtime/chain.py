@@ -6,6 +6,7 @@ ever in flight between two of its stages. All `on_error="raise"`: what fails her
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..plan import Plan
@@ -13,6 +14,8 @@ from ..transport import counters
 from ..transport.counters import SeatCounters
 from ..transport.frame import Header
 from .account import Account
+from .emitter import Emitter
+from .gate import WorkerGate
 from .host import Host
 from .kernel import Kernel, Watch
 from .outbox import Outlet, Rejects
@@ -69,3 +72,21 @@ def make_followers(plan: Plan, leader: SeatCounters) -> list[Follower]:
         account = Account(SeatCounters(leader.board, seat), is_terminal, has_buffer=False)
         made.append(Follower(Host(plan.graph.stages[stage], worker), place, leader, account))
     return made
+
+
+def join(
+    head: Host, followers: Sequence[Follower], end: Emitter, gate: WorkerGate | None
+) -> Kernel:
+    """The kernel of the head, which hands on to the first of the followers, and so on to the end.
+
+    All hosts are open.
+    """
+    outlet: Outlet = end
+    for follower in reversed(followers):
+        follower.open(outlet, end)
+        outlet = follower
+    kernel = before = Kernel(head, outlet, end, gate)
+    for follower in followers:
+        follower.kernel.follow(before)
+        before = follower.kernel
+    return kernel

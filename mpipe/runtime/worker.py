@@ -34,7 +34,7 @@ from . import nesting, stopping
 from .account import Account
 from .backlog import Backlog
 from .blame import Caution, Death, describe_crashes
-from .chain import make_followers
+from .chain import join, make_followers
 from .emitter import Edge, Emitter, part_of
 from .forks import disown
 from .functions import load_function, make_main
@@ -44,7 +44,6 @@ from .intake import Direct, Intake, Work
 from .kernel import Kernel
 from .lastwords import listen
 from .noting import Noting
-from .outbox import Outlet
 from .reports import Reporter
 from .spec import RunSpec
 from .wear import Wear
@@ -123,10 +122,10 @@ class Worker:
         """Load the stages' functions and set them up; raises `StageError`."""
         host = self.host
         make_main()
-        functions = [self._spec.functions[i] for i in self._chain]
-        for each, packed in zip(self._hosts(), functions, strict=True):
+        hosts = [host, *(follower.host for follower in self._followers)]
+        for each, stage in zip(hosts, self._chain, strict=True):
             try:
-                fn = load_function(packed)
+                fn = load_function(self._spec.functions[stage])
             except Exception as error:
                 raise each.failure("could not load the stage's function", error) from error
             each.open(fn)
@@ -134,28 +133,13 @@ class Worker:
             self._wear.check(host.stateful)
         except OptionError as error:
             raise host.failure("cannot keep its limits", error) from error
-        self._kernel = self._make_kernels()
+        self._kernel = join(host, self._followers, self._emitter, self._gate)
         self._has_snapshot = host.has_snapshot
         self._intake, self._backlog = self._make_intake()
         if self._backlog is not None and self._backlog.state is not None:
             host.restore(self._backlog.state)
         self._counters.put(counters.STATEFUL, host.stateful)
         self._counters.enter(counters.BUSY)
-
-    def _hosts(self) -> list[Host]:
-        return [self.host, *(follower.host for follower in self._followers)]
-
-    def _make_kernels(self) -> Kernel:
-        """That of the head, which hands on to the next one, and so on to the emitter."""
-        outlet: Outlet = self._emitter
-        for follower in reversed(self._followers):
-            follower.open(outlet, self._emitter)
-            outlet = follower
-        kernel = before = Kernel(self.host, outlet, self._emitter, self._gate)
-        for follower in self._followers:
-            follower.kernel.follow(before)
-            before = follower.kernel
-        return kernel
 
     def _make_intake(self) -> tuple[Intake, Backlog | None]:
         if not (self._options.ordered or self._has_snapshot):
