@@ -44,8 +44,8 @@ class Pipeline:
         Options (checked here; an unknown or bad one raises `OptionError`):
 
         - `workers` (None): exactly so many processes, up to 1,024; None leaves it to mpipe: where
-          a stage without options follows a map or a filter without options, the same processes
-          run both, without a buffer in between.
+          a stage without options follows a map without options, the same processes run both,
+          without a buffer in between.
         - `buffer_size` (32768): most items that wait in front of the stage; at most 1,024 (where
           it is larger than that, 512 to 1,024) of those that travel one by one, as they do when
           they are pushed so or take long.

@@ -4,11 +4,11 @@ Pure: a graph and a number of cores in, a plan out. A stage that says `workers=k
 own of k workers, and one that is ordered has a single worker.
 
 Stages that say nothing of how they are to run form *chains*: the same process applies the function
-of one to what the one before gave, and nothing is sent in between. What follows in a chain must get
-at most one item for each that came in, so that nothing is gained by spreading them anew: all but
-the last are maps and filters. The pools of these, and of the other stages that leave `workers`
-open, have twice as many workers as there are cores, shared evenly among the stages; but none has
-more than there are cores, or less than one.
+of one to what the one before gave, and nothing is sent in between. All but the last are maps: what
+a filter lets through of many items, or a flat stage makes of one, may be work for more than the one
+worker that has it in hand. The pools of chains, and of the other stages that leave `workers` open,
+have twice as many workers as there are cores, shared evenly among the stages; but none has more
+than there are cores, or less than one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _PER_CORE = 2
 """Workers for each core. Which stage is busy is not known before; those of the others cost little
 while they wait."""
+
+
+_LONGEST = 8
+"""Most stages of a chain. Each takes some of the interpreter's stack."""
 
 
 class Plan(NamedTuple):
@@ -125,7 +129,7 @@ def make_plan(graph: Graph, cores: int) -> Plan:
 
 def _heads(graph: Graph) -> tuple[int, ...]:
     """For each stage the first of its chain."""
-    heads: list[int] = []
+    heads: list[int] = []  # of the stages so far
     place = {stage.name: i for i, stage in enumerate(graph.stages)}
     for i, stage in enumerate(graph.stages):
         feeding = graph.upstream(stage.name)
@@ -133,10 +137,11 @@ def _heads(graph: Graph) -> tuple[int, ...]:
         follows = (
             before is not None
             and graph.downstream(before.name) == (stage.name,)
-            and before.kind in ("map", "filter")
+            and before.kind == "map"
             and before.max_crashes == stage.max_crashes
             and _is_plain(before)
             and _is_plain(stage)
+            and heads.count(heads[place[before.name]]) < _LONGEST
         )
         heads.append(heads[place[feeding[0]]] if follows else i)
     return tuple(heads)

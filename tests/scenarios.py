@@ -79,22 +79,23 @@ def chained(x: int) -> list[int]:
 
 
 def shared_processes() -> mpipe.Pipeline:
-    """Four stages that the same workers run, and one that has its own."""
+    """Three stages that the same workers run, one that has its own, two that share others."""
 
     def both(x: int) -> Any:
         return iter([x, -x]) if x % 5 == 0 else [x, -x]
 
     return pipeline(
         ("map", "twice", lambda x: 2 * x, {}),
-        ("filter", "some", lambda x: x % 3, {}),
         ("map", "minus", lambda x: 1 - x, {}),
         ("stage", "both", both, {}),
-        ("map", "last", lambda x: (x,), {"workers": 2, "buffer_size": 10}),
+        ("filter", "some", lambda x: x % 3, {"workers": 2, "buffer_size": 10}),
+        ("map", "last", lambda x: (x,), {}),
+        ("filter", "any", lambda x: True, {}),
     )
 
 
 def went_through(x: int) -> list[tuple[int]]:
-    return [(1 - 2 * x,), (2 * x - 1,)] if 2 * x % 3 else []
+    return [(y,) for y in (1 - 2 * x, 2 * x - 1) if y % 3]
 
 
 def trickle() -> mpipe.Pipeline:

@@ -70,6 +70,19 @@ def test_the_bottleneck_has_the_busiest_workers(
     assert build(*stages)["bottleneck"] == bottleneck
 
 
+@pytest.mark.parametrize(("alone", "bottleneck"), [(6, "b"), (9, "c")])
+def test_workers_of_several_stages_are_as_busy_as_all_of_these_make_them(
+    alone: int, bottleneck: str
+) -> None:
+    pair = (WORKER,) * 2
+    stages = [
+        StageSums("a", "a", busy_ns=6, workers=pair),
+        StageSums("b", "a", busy_ns=8, workers=pair),
+        StageSums("c", busy_ns=alone, workers=(WORKER,)),
+    ]
+    assert build(*stages)["bottleneck"] == bottleneck
+
+
 def test_times_become_latencies_in_seconds() -> None:
     counts = np.zeros(histogram.BUCKETS, np.uint64)
     histogram.record(counts, [SECOND] * 3)

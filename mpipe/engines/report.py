@@ -22,10 +22,12 @@ class Times:
 class StageSums:
     """What one stage did since the start, all workers added up; field names as in `StageStats`.
 
-    `busy_ns`, `idle_ns` and `blocked_ns` are summed over the workers, in nanoseconds.
+    `busy_ns`, `idle_ns` and `blocked_ns` are summed over the workers, in nanoseconds. Stages with
+    the same `pool`, if that is given, have the same workers.
     """
 
     name: str
+    pool: str = ""
     received: int = 0
     queued: int = 0
     processed: int = 0
@@ -110,10 +112,10 @@ def summarise(times: Times) -> Latency:
 
 
 def _bottleneck(stages: Sequence[StageSums]) -> str | None:
-    """Name of the stage with the most function time per worker, the first of equals."""
-    busiest = max(stages, key=_busy_ns_per_worker, default=None)
-    return busiest.name if busiest and _busy_ns_per_worker(busiest) > 0 else None
-
-
-def _busy_ns_per_worker(sums: StageSums) -> float:
-    return sums.busy_ns / max(1, len(sums.workers))
+    """Name of the busiest stage on the workers with the most function time, the first of equals."""
+    spent: dict[str, float] = {}
+    for sums in stages:
+        pool, each_ns = sums.pool or sums.name, sums.busy_ns / max(1, len(sums.workers))
+        spent[pool] = spent.get(pool, 0.0) + each_ns
+    busiest = max(stages, key=lambda s: (spent[s.pool or s.name], s.busy_ns), default=None)
+    return busiest.name if busiest and busiest.busy_ns > 0 else None

@@ -33,7 +33,7 @@ def snapshot(
     `coordinator` is the pid of the coordinator while it runs; `gates` are those that there are, by
     the index of their stage.
     """
-    rows = [board.row(seat) for seat in reversed(range(len(plan.leaders)))][::-1]
+    rows = {seat: board.row(seat) for seat in reversed(range(len(plan.leaders)))}
     edges = _edges(plan, board, channels, rows)
     stages = [_sums(plan, board, rows, edges, i) for i in range(len(plan.workers))]
     for index, gate in (gates or {}).items():
@@ -58,7 +58,7 @@ def snapshot(
 
 
 def _edges(
-    plan: Plan, board: Board, channels: Mapping[int, Channel], rows: Sequence[Row]
+    plan: Plan, board: Board, channels: Mapping[int, Channel], rows: Mapping[int, Row]
 ) -> list[EdgeStats]:
     """Per connection what was published and dropped, the caller's first."""
     edges = []
@@ -91,7 +91,7 @@ def _sent(channel: Channel, producers: Sequence[int]) -> tuple[int, int]:
 
 
 def _sums(
-    plan: Plan, board: Board, all_rows: Sequence[Row], edges: Sequence[EdgeStats], stage: int
+    plan: Plan, board: Board, all_rows: Mapping[int, Row], edges: Sequence[EdgeStats], stage: int
 ) -> StageSums:
     name = plan.graph.stages[stage].name
     seats = plan.seats_of(stage)
@@ -99,8 +99,9 @@ def _sums(
     refused, refused_letters = board.refused(stage)
     total = Row(*map(sum, zip(*rows, strict=True)))
     into = [edge for edge in edges if edge.target == name]
-    received = sum(edge.received for edge in into)
     failed = total.failed + refused
+    received = sum(edge.received for edge in into)
+    received = max(received, total.processed + failed)  # a frame may be handled before it is noted
     holding = sum(board.get(seat, counters.HOLDING) for seat in seats)
     waiting = received - total.processed - failed - holding  # or in a hand that has not noted it
     now = time.perf_counter_ns()
@@ -108,6 +109,7 @@ def _sums(
     waits = [idle_and_blocked(board, seat, all_rows[seat], now) for seat in leaders]
     return StageSums(
         name=name,
+        pool=plan.graph.stages[plan.heads[stage]].name,
         received=received,
         queued=min(max(0, waiting), plan.graph.stages[stage].buffer_size) if has_buffer else 0,
         processed=total.processed,

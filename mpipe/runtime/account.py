@@ -20,32 +20,29 @@ class Account:
     def __init__(self, seat: SeatCounters, is_terminal: bool, has_buffer: bool = True) -> None:
         self.service_ns = 0.0
         """What an item costs this process, moving mean, in nanoseconds of service time."""
+        self.further_ns = 0
+        """Service time of later stages of the chain since the last frame was added."""
         self.idle_ns = self.blocked_ns = 0
         """Time spent waiting since the last frame was added, for input and for room."""
-        self._seat = seat
+        self.seat = seat
         self._is_terminal = is_terminal
         self._has_buffer = has_buffer
         self._row = seat.row
 
-    def add(
-        self, kernel: Kernel, header: Header | None, taken_ns: int, further_ns: int = 0
-    ) -> None:
-        """Add what the kernel did last; the frame `header` was taken at `taken_ns`.
-
-        Later stages of the chain have spent `further_ns` on what came of it.
-        """
+    def add(self, kernel: Kernel, header: Header | None, taken_ns: int) -> None:
+        """Add what the kernel did last; the frame `header` was taken at `taken_ns`."""
         tally, old = kernel.tally, self._row
         items, longest = self._record_service(kernel)
         service = kernel.service_ns
         waited = age = 0
         if header is not None and items:
-            tag, seat = header.tag, self._seat
+            tag, seat = header.tag, self.seat
             waited = max(0, taken_ns - tag.put_ns) if self._has_buffer else 0
             seat.record_same(counters.WAIT, waited, items)
             if self._is_terminal:
                 age = max(0, time.perf_counter_ns() - tag.born_ns)
                 seat.record_same(counters.END_TO_END, age, items)
-            self._learn((service + further_ns) / items)
+            self._learn((service + self.further_ns) / items)
         self._row = Row(  # by place: a name for each costs as much as all the rest of it
             old.processed + tally.processed,
             old.failed + tally.failed,
@@ -62,17 +59,17 @@ class Account:
             old.blocked_ns + self.blocked_ns,
             old.settled,
         )
-        self.idle_ns = self.blocked_ns = 0
+        self.idle_ns = self.blocked_ns = self.further_ns = 0
 
     def _record_service(self, kernel: Kernel) -> tuple[int, int]:
         """Take the service times down; returns how many there are, and the longest."""
         items, longest = len(kernel.durations), max(kernel.durations, default=0)
         if items:
-            self._seat.record(counters.SERVICE, kernel.durations)
+            self.seat.record(counters.SERVICE, kernel.durations)
         for mean, count in kernel.runs:
             items += count
             longest = max(longest, mean)
-            self._seat.record_same(counters.SERVICE, mean, count)
+            self.seat.record_same(counters.SERVICE, mean, count)
         return items, longest
 
     def _learn(self, mean_ns: float) -> None:
@@ -91,4 +88,4 @@ class Account:
         """
         if settled != self._row.settled:
             self._row = self._row._replace(settled=settled)
-        self._seat.commit(work, self._row, [(other._seat, other._row) for other in led])
+        self.seat.commit(work, self._row, [(other.seat, other._row) for other in led])

@@ -18,59 +18,62 @@ from .emitter import Emitter
 from .gate import WorkerGate
 from .host import Host
 from .kernel import Kernel, Watch
-from .outbox import Outlet, Rejects
+from .outbox import Outlet
+
+_MOST_ITEMS = 256
+"""Items that wait at most between two stages of a chain: so many are timed together."""
 
 
 class Follower:
     """The stage of `host`, at some `place` after the head; satisfies `Outlet` for the one before.
 
-    `leader` is the seat by which the process is known.
+    `head` is the account of the first stage, in whose seat the process is known.
     """
 
     waited_ns = 0  # that of the end of the chain is the worker's
 
-    def __init__(self, host: Host, place: int, leader: SeatCounters, account: Account) -> None:
+    def __init__(self, host: Host, place: int, head: Account, account: Account) -> None:
         self.host = host
         self.account = account
-        self.kernel: Kernel  # once it is open
-        self.spent_ns = 0
-        """Service time spent on what comes of the frame in hand."""
+        self.kernel: Kernel  # once it is joined
         self._place = place
-        self._leader = leader
+        self._head = head
+        self._end: Outlet
         self._header: Header | None = None
         self._watch: Watch | None = None
 
-    def open(self, outlet: Outlet, rejects: Rejects) -> None:
-        """Its outputs go to `outlet`."""
-        self._outlet = outlet
-        self.kernel = Kernel(self.host, outlet, rejects)
+    def join(self, outlet: Outlet, end: Emitter) -> None:
+        """Its outputs go to `outlet`, and from there to the `end` of the chain."""
+        self._end = end
+        self.kernel = Kernel(self.host, outlet, end)
 
     def begin(self, header: Header, watch: Watch | None) -> None:
         """What comes next is of the frame `header`."""
-        self._header, self._watch, self.spent_ns = header, watch, 0
+        self._header, self._watch = header, watch
 
     @property
     def flush_items(self) -> int:
-        return self._outlet.flush_items
+        return min(_MOST_ITEMS, self._end.flush_items)
 
     def emit(self, outputs: list[Any], items: range, last: bool) -> None:
-        self._leader.put(counters.AT_STAGE, self._place)
+        self._head.seat.put(counters.AT_STAGE, self._place)
         self.kernel.run(outputs, self._watch, last)
-        self._leader.put(counters.AT_STAGE, self._place - 1)
+        self._head.seat.put(counters.AT_STAGE, self._place - 1)
         self.account.add(self.kernel, self._header, 0)
-        self.spent_ns += self.kernel.service_ns
+        self._head.further_ns += self.kernel.service_ns
 
 
-def make_followers(plan: Plan, leader: SeatCounters) -> list[Follower]:
-    """Of the process that is known by the seat `leader`, in order."""
-    head, *rest = plan.chain(plan.stage_of(leader.seat))
-    worker = leader.seat - plan.first_seat[head]
+def make_followers(plan: Plan, head: Account) -> list[Follower]:
+    """Those after the stage of the account, in order."""
+    board, leader = head.seat.board, head.seat.seat
+    first, *rest = plan.chain(plan.stage_of(leader))
+    worker = leader - plan.first_seat[first]
     made = []
     for place, stage in enumerate(rest, start=1):
         seat = plan.first_seat[stage] + worker
         is_terminal = seat in plan.terminal_seats
-        account = Account(SeatCounters(leader.board, seat), is_terminal, has_buffer=False)
-        made.append(Follower(Host(plan.graph.stages[stage], worker), place, leader, account))
+        account = Account(SeatCounters(board, seat), is_terminal, has_buffer=False)
+        made.append(Follower(Host(plan.graph.stages[stage], worker), place, head, account))
     return made
 
 
@@ -83,7 +86,7 @@ def join(
     """
     outlet: Outlet = end
     for follower in reversed(followers):
-        follower.open(outlet, end)
+        follower.join(outlet, end)
         outlet = follower
     kernel = before = Kernel(head, outlet, end, gate)
     for follower in followers:

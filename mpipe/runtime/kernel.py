@@ -79,7 +79,7 @@ class Kernel:
         self._reset([])
 
     def follow(self, before: Kernel) -> None:
-        """What it will handle are the outputs of another kernel, as that one hands them on."""
+        """What it will handle are the outputs of another one, of a map, as that hands them on."""
         self._outbox.before = before._outbox
         self.position = lambda index: before.position(index)
 
@@ -120,11 +120,11 @@ class Kernel:
         outbox, outlet, apply = self._outbox, self._outlet, self._one
         outputs, end = outbox.outputs, outbox.ends.append
         clock, collect = time.perf_counter_ns, self.durations.append
-        last, waited, source = clock(), outlet.waited_ns, outbox.source
+        last, waited, first = clock(), outlet.waited_ns, outbox.first
         for index, item in enumerate(items):
             try:
                 if watch is not None:
-                    watch.enter(source(index))
+                    watch.enter(first + index)
                 apply(item, 0)
             except (Exception, SystemExit) as error:
                 self._retry(index, error)
@@ -241,7 +241,7 @@ class Kernel:
             self.tally.retried += 1
             try:
                 if watch is not None:
-                    watch.enter(self._outbox.source(index))
+                    watch.enter(self._outbox.first + index)
                 self._one(self._items[index], self._given)
                 self._given = 0
                 del error
@@ -266,7 +266,7 @@ class Kernel:
         if index in self._failed:
             return
         self._failed.add(index)
-        spec, position = self._spec, self.position(self._outbox.source(index))
+        spec, position = self._spec, self.position(self._outbox.first + index)
         where = f"failed on {position}"
         if attempts > 1:
             where += f" after {attempts} attempts"

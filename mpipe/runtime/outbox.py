@@ -51,7 +51,7 @@ class Outbox:
         self.outputs: list[Any] = []
         self.ends: list[int] = []
         self.before: Outbox | None = None
-        """That whose outputs are the items here, while it hands them on."""
+        """Of a map: its outputs, which it is handing on, are the items here."""
         self._outlet = outlet
         self.clear()
 
@@ -71,24 +71,19 @@ class Outbox:
         """Hand the outputs on; returns how many there were, or raises `Unsendable`."""
         count, done = len(self.outputs), self._done + len(self.ends)
         in_progress = count > (self.ends[-1] if self.ends else 0)
-        self._outlet.emit(self.outputs, self._sources(self._done, done + in_progress), last)
+        first = self.first
+        self._outlet.emit(self.outputs, range(first + self._done, first + done + in_progress), last)
         self._done = done
         self.outputs.clear()
         self.ends.clear()
         self._handed_on_ns = time.perf_counter_ns()
         return count
 
-    def source(self, index: int) -> int:
-        """The item of the frame in hand that item number `index` here comes of."""
+    @property
+    def first(self) -> int:
+        """The item of the frame in hand that the first item here comes of."""
         before = self.before
-        if before is None:
-            return index
-        return before.source(before._done + bisect_right(before.ends, index))
-
-    def _sources(self, start: int, stop: int) -> range:
-        if self.before is None or start == stop:
-            return range(start, stop)
-        return range(self.source(start), self.source(stop - 1) + 1)
+        return 0 if before is None else before.first + before._done
 
     def withdraw(self, index: int) -> int | None:
         """Take output number `index`, and its item's later ones, out.

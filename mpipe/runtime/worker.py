@@ -65,14 +65,15 @@ class Worker:
         self._board = Board(spec.board, plan.leaders, len(plan.graph.stages))
         self._counters = SeatCounters(self._board, seat)
         self._account = Account(self._counters, seat in plan.terminal_seats)
-        self._followers = make_followers(plan, self._counters)
-        last = self._chain[-1]
-        self._last = SeatCounters(self._board, plan.first_seat[last] + self._index)
+        self._followers = make_followers(plan, self._account)
+        self._led = [follower.account for follower in self._followers]
+        self._hosts = [self.host, *(follower.host for follower in self._followers)]
+        last = self._led[-1] if self._led else self._account
         self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
         self._intake: Intake = Direct(self._consumer, self._counters)
         self._backlog: Backlog | None = None
         self._has_snapshot = False
-        edges = list(_edges(spec, last, self._last.seat))
+        edges = list(_edges(spec, self._chain[-1], last.seat.seat))
         letters = _dead_letters(spec, seat)
         self._producers = [edge.producer for edge in (*edges, *([letters] if letters else []))]
         self._emitter = Emitter(
@@ -100,6 +101,11 @@ class Worker:
         shared, seat = SharedGate(fds), self._counters
         return WorkerGate(shared, self._index, seat, self._emitter, reporter.outcome, can_give_up)
 
+    def failure(self, error: Exception) -> StageError:
+        """The error that says that something broke that is no item's, nor the function's fault."""
+        at = self._board.get(self._counters.seat, counters.AT_STAGE)
+        return self._hosts[at].failure("broke", error)
+
     def words(self) -> list[memoryview]:
         """The shared words that this process stores into."""
         channels = [self._consumer.channel, *(producer.channel for producer in self._producers)]
@@ -114,7 +120,8 @@ class Worker:
         for producer in self._producers:
             producer.recover()
         self._consumer.recover()
-        self._emitter.resume(self._last.row)
+        last = self._led[-1] if self._led else self._account
+        self._emitter.resume(last.seat.row)
         if not self._emitter.is_replay:
             self._counters.put(counters.REACHED, 0)
 
@@ -122,13 +129,14 @@ class Worker:
         """Load the stages' functions and set them up; raises `StageError`."""
         host = self.host
         make_main()
-        hosts = [host, *(follower.host for follower in self._followers)]
-        for each, stage in zip(hosts, self._chain, strict=True):
+        for place, (each, stage) in enumerate(zip(self._hosts, self._chain, strict=True)):
+            self._counters.put(counters.AT_STAGE, place)
             try:
                 fn = load_function(self._spec.functions[stage])
             except Exception as error:
                 raise each.failure("could not load the stage's function", error) from error
             each.open(fn)
+        self._counters.put(counters.AT_STAGE, 0)
         try:
             self._wear.check(host.stateful)
         except OptionError as error:
@@ -245,8 +253,7 @@ class Worker:
         paused_ns = self._gate.take_paused_ns() if self._gate is not None else 0
         self._account.blocked_ns += self._emitter.waited_ns - paused_ns
         self._emitter.waited_ns = 0
-        further = sum(follower.spent_ns for follower in self._followers)
-        self._account.add(self._kernel, header, taken, further)
+        self._account.add(self._kernel, header, taken)
 
     def _is_due(self, backlog: Backlog) -> bool:
         """Whether to count what was handled now, rather than with the state after later frames."""
@@ -279,7 +286,7 @@ class Worker:
     def _commit(self, work: int, settled: int = 0) -> None:
         """Make it all count with one store: up to the frame `work`, and some items after that."""
         self._intake.prepare()
-        self._account.commit(work, settled, [each.account for each in self._followers])
+        self._account.commit(work, settled, self._led)
         if not settled and (self._backlog is None or not self._emitter.is_replay):
             self._counters.put(counters.REACHED, 0)  # all that is out is counted
         self._intake.counted(settled)
@@ -333,8 +340,7 @@ def run_worker(spec: RunSpec, seat: int, caution: Caution) -> None:
             worker.host.close()
             stopping.go_on()  # beyond here `Stopped` is not caught
         except Exception as error:
-            report = error if isinstance(error, StageError) else worker.host.failure("broke", error)
-            reporter.error(report)
+            reporter.error(error if isinstance(error, StageError) else worker.failure(error))
             while True:
                 signal.pause()
     except stopping.Stopped:
