@@ -20,9 +20,6 @@ from .host import Host
 from .kernel import Kernel, Watch
 from .outbox import Outlet
 
-_MOST_ITEMS = 256
-"""Items that wait at most between two stages of a chain: so many are timed together."""
-
 
 class Follower:
     """The stage of `host`, at some `place` after the head; satisfies `Outlet` for the one before.
@@ -53,7 +50,7 @@ class Follower:
 
     @property
     def flush_items(self) -> int:
-        return min(_MOST_ITEMS, self._end.flush_items)
+        return self._end.flush_items
 
     def emit(self, outputs: list[Any], items: range, last: bool) -> None:
         self._head.seat.put(counters.AT_STAGE, self._place)

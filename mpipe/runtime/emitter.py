@@ -21,7 +21,7 @@ from .ordering import EdgeOrder
 if TYPE_CHECKING:
     from ..stats import DeadLetter
 
-_NO_EDGE_FLUSH = 1 << 16
+_NO_EDGE_FLUSH = 256
 _REFRESH_FRAMES = 16
 
 _MOST_TEXT = 20_000

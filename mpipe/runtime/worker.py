@@ -68,12 +68,11 @@ class Worker:
         self._followers = make_followers(plan, self._account)
         self._led = [follower.account for follower in self._followers]
         self._hosts = [self.host, *(follower.host for follower in self._followers)]
-        last = self._led[-1] if self._led else self._account
         self._consumer = Consumer(Channel(spec.channels[stage]), self._index)
         self._intake: Intake = Direct(self._consumer, self._counters)
         self._backlog: Backlog | None = None
         self._has_snapshot = False
-        edges = list(_edges(spec, self._chain[-1], last.seat.seat))
+        edges = list(_edges(spec, self._chain[-1], self._last.seat))
         letters = _dead_letters(spec, seat)
         self._producers = [edge.producer for edge in (*edges, *([letters] if letters else []))]
         self._emitter = Emitter(
@@ -101,6 +100,11 @@ class Worker:
         shared, seat = SharedGate(fds), self._counters
         return WorkerGate(shared, self._index, seat, self._emitter, reporter.outcome, can_give_up)
 
+    @property
+    def _last(self) -> SeatCounters:
+        """Of the stage whose outputs leave this process."""
+        return self._led[-1].seat if self._led else self._counters
+
     def failure(self, error: Exception) -> StageError:
         """The error that says that something broke that is no item's, nor the function's fault."""
         at = self._board.get(self._counters.seat, counters.AT_STAGE)
@@ -120,8 +124,7 @@ class Worker:
         for producer in self._producers:
             producer.recover()
         self._consumer.recover()
-        last = self._led[-1] if self._led else self._account
-        self._emitter.resume(last.seat.row)
+        self._emitter.resume(self._last.row)
         if not self._emitter.is_replay:
             self._counters.put(counters.REACHED, 0)
 
