@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..stats import DeadLetter
 
 _NO_EDGE_FLUSH = 256
+"""Outputs that are kept, at most, where they go nowhere."""
+
 _REFRESH_FRAMES = 16
 
 _MOST_TEXT = 20_000
