@@ -32,7 +32,7 @@ class Failed(Exception):
 
 def once(case: Case) -> dict[str, Any]:
     """Run a case to its end; what it took."""
-    with Cell("bench_case.py", json.dumps(asdict(case))) as cell:
+    with Cell("bench_case.py", json.dumps(asdict(case)), alone=True) as cell:
         ended = cell.wait(LIMIT_S)
         if not cell.said:
             raise Failed(last_line(cell.errors) if ended else f"no end within {LIMIT_S:g} s")

@@ -40,9 +40,14 @@ def end_politely() -> None:
 
 
 class Cell:
-    """A running program of this folder; leaving the `with` block ends all that it started."""
+    """A running program of this folder; leaving the `with` block ends all that it started.
 
-    def __init__(self, *program: str) -> None:
+    Looking at its processes takes them, and the machine, milliseconds. So one that is to be timed
+    is left `alone` until its end, but for a look at the machine's free memory.
+    """
+
+    def __init__(self, *program: str, alone: bool = False) -> None:
+        self._alone = alone
         self.scratch = Path(tempfile.mkdtemp(prefix="cell"))
         self.pss: list[tuple[float, int]] = []
         """The memory of all its processes together: seconds since the start, bytes."""
@@ -93,7 +98,7 @@ class Cell:
         while not until():
             if time.monotonic() > deadline:
                 return False
-            if time.monotonic() > self._surveyed + _SURVEY_S:
+            if time.monotonic() > self._surveyed + _SURVEY_S and (not self._alone or _is_full()):
                 self.survey()
             time.sleep(_LOOK_S)
         return True
@@ -105,7 +110,7 @@ class Cell:
         self._pids.update(str(process.pid) for process in found)
         self.pss.append((time.monotonic() - self._start, processes.pss(p.pid for p in self._seen)))
         self._surveyed = time.monotonic()
-        if psutil.virtual_memory().available < FLOOR:
+        if _is_full():
             self.starved = True
             processes.end_all(self._seen)
         return self._seen
@@ -134,3 +139,7 @@ class Cell:
         for path in self.shared_names():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _is_full() -> bool:
+    return bool(psutil.virtual_memory().available < FLOOR)
