@@ -98,8 +98,10 @@ class Cell:
         while not until():
             if time.monotonic() > deadline:
                 return False
-            if time.monotonic() > self._surveyed + _SURVEY_S and (not self._alone or _is_full()):
-                self.survey()
+            if time.monotonic() > self._surveyed + _SURVEY_S:
+                self._surveyed = time.monotonic()
+                if not self._alone or _is_full():
+                    self.survey()
             time.sleep(_LOOK_S)
         return True
 
@@ -109,7 +111,6 @@ class Cell:
         self._seen = processes.alive(self._seen | found)
         self._pids.update(str(process.pid) for process in found)
         self.pss.append((time.monotonic() - self._start, processes.pss(p.pid for p in self._seen)))
-        self._surveyed = time.monotonic()
         if _is_full():
             self.starved = True
             processes.end_all(self._seen)

@@ -132,19 +132,20 @@ def _heads(graph: Graph) -> tuple[int, ...]:
     heads: list[int] = []  # of the stages so far
     place = {stage.name: i for i, stage in enumerate(graph.stages)}
     for i, stage in enumerate(graph.stages):
-        feeding = graph.upstream(stage.name)
-        before = graph.stages[place[feeding[0]]] if len(feeding) == 1 else None
-        follows = (
-            before is not None
-            and graph.downstream(before.name) == (stage.name,)
-            and before.kind == "map"
-            and before.max_crashes == stage.max_crashes
-            and _is_plain(before)
-            and _is_plain(stage)
-            and heads.count(heads[place[before.name]]) < _LONGEST
-        )
-        heads.append(heads[place[feeding[0]]] if follows else i)
+        head, feeding = i, graph.upstream(stage.name)
+        if len(feeding) == 1 and graph.downstream(feeding[0]) == (stage.name,):
+            before = place[feeding[0]]
+            is_short = heads.count(heads[before]) < _LONGEST
+            if is_short and _may_follow(graph.stages[before], stage):
+                head = heads[before]
+        heads.append(head)
     return tuple(heads)
+
+
+def _may_follow(before: StageSpec, stage: StageSpec) -> bool:
+    """Whether the processes of one stage may go on with another."""
+    is_alike = before.max_crashes == stage.max_crashes
+    return before.kind == "map" and is_alike and _is_plain(before) and _is_plain(stage)
 
 
 def _is_plain(stage: StageSpec) -> bool:
